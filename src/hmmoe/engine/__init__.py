@@ -1,0 +1,1 @@
+"""From a recipe to a trained, saved, compared run: transformers' Trainer does the loop, this package the rest."""

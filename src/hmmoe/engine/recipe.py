@@ -1,0 +1,170 @@
+"""Recipe: a YAML file read into dataclasses, checked on the way in.
+
+    name: easy_vqa
+    task:   {name: easy_vqa, train_rows: 2000}        # options go to the task
+    towers: {image: {name: efficientnet-lite0}, text: {name: all-minilm-l6-v2}}
+    method: {name: hmmoe, budget: 0.06, points: 4}    # options go to the method
+    train:  {epochs: 6, batch_size: 32, learning_rate: 3e-3}
+
+The help of every field stands beside it; `hmmoe train --keys` prints this table. Strings may hold `{data_root}`.
+"""
+
+import dataclasses
+import re
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hmmoe.options import build, option
+
+
+@dataclass
+class Train:
+    """How long and how fast to train. Everything here is the same for all methods of a comparison."""
+
+    epochs: float | None = option(None, "passes over the training rows", above=0)
+    max_steps: int | None = option(None, "optimiser steps; rules over epochs where both are given", above=0)
+    batch_size: int = option(32, "rows per step", above=0)
+    learning_rate: float = option(1e-3, "peak rate of the adapter", above=0)
+    head_learning_rate: float | None = option(
+        None, "peak rate of the task head; as the adapter's if not given", above=0
+    )
+    weight_decay: float = option(0.01, "AdamW's decoupled decay; norms and biases have none", least=0)
+    warmup: float = option(0.1, "share of the steps in which the rate rises from zero", least=0, most=1)
+    scheduler: str = option(
+        "cosine", "how the rate falls after the warm-up", choices=("cosine", "linear", "constant")
+    )
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0 leaves them alone", least=0)
+    seed: int = option(0, "of initialisation, data order and dropout", least=0)
+    precision: str = option("float32", "autocast of the forward pass", choices=("float32", "bfloat16"))
+    evaluations: int = option(4, "validations (and checkpoints) spread evenly over the run", above=0)
+    workers: int = option(0, "processes that load data; 0 where the rows are prepared in memory", least=0)
+
+    def __post_init__(self) -> None:
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("recipe key train needs epochs or max_steps")
+
+
+@dataclass
+class Recipe:
+    """One training run, completely: task, frozen towers, method and training."""
+
+    name: str = option("", "the run's folder under runs/; the file's name if not given")
+    data_root: str | None = option(None, "folder that replaces {data_root} in any other value")
+    task: dict[str, Any] = option(dict, "name of the task and its options")
+    towers: dict[str, dict[str, Any]] = option(
+        dict, "per stream: name, local folder or hub id of the tower and its options"
+    )
+    method: dict[str, Any] = option(dict, "name of the method and its options")
+    train: Train = option(Train, "see Train")
+    prefix_cache: bool = option(
+        False, "compute the frozen blocks before the first fusion point once per row and keep them"
+    )
+    skip_broken: bool = option(
+        False, "leave out rows whose media cannot be read, and count them, instead of stopping"
+    )
+    rivals: dict[str, dict[str, Any]] = option(
+        dict, "for compare: per other method its learning_rate and whatever else it should do differently"
+    )
+
+    def __post_init__(self) -> None:
+        for key in ("task", "method"):
+            _named(getattr(self, key), key)
+        if not self.towers:
+            raise ValueError(
+                "recipe key towers is empty; name at least one tower, e.g. towers: {image: {name: …}}"
+            )
+        for stream, tower in self.towers.items():
+            _named(tower, f"towers.{stream}")
+        for rival, options in self.rivals.items():
+            if not isinstance(options, dict):
+                raise ValueError(f"recipe key rivals.{rival} must be a mapping of options, got {options!r}")
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: typing.Sequence[str] = ()) -> "Recipe":
+        """Read a YAML (or JSON) recipe and apply `key.sub=value` overrides, whose values are YAML too.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: not YAML, or a key or value that is not allowed; the sentence names the key's path.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no recipe {str(path)!r}")
+        try:
+            tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"recipe {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+        for override in overrides:
+            _override(tree, override)
+        if isinstance(tree, dict):
+            tree.setdefault("name", path.stem)
+        return cls.from_dict(tree)
+
+    @classmethod
+    def from_dict(cls, tree: Any) -> "Recipe":
+        """A checked recipe from nested plain values; `{data_root}` is filled in."""
+        root = tree.get("data_root") if isinstance(tree, dict) else None
+        return build(cls, _fill(tree, root), "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, such that `Recipe.from_dict(recipe.to_dict()) == recipe`."""
+        return dataclasses.asdict(self)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number, which YAML 1.1 does not, and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, typing.Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _named(part: Any, path: str) -> None:
+    if not isinstance(part, dict) or not isinstance(part.get("name"), str) or not part["name"]:
+        raise ValueError(f"recipe key {path} needs a name, e.g. {path}: {{name: …}}")
+
+
+def _override(tree: Any, override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ValueError(f"override {override!r} is not of the form key.sub=value")
+    *parents, last = path.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {}) if isinstance(tree, dict) else tree
+    if not isinstance(tree, dict):
+        raise ValueError(f"override {override!r}: {'.'.join(parents)} is not a mapping in this recipe")
+    try:
+        tree[last] = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise ValueError(f"override {override!r}: {text!r} is not a YAML value") from None
+
+
+def _fill(value: Any, root: str | None) -> Any:
+    if isinstance(value, dict):
+        return {k: v if k == "data_root" else _fill(v, root) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_fill(v, root) for v in value]
+    if isinstance(value, str) and "{data_root}" in value:
+        if root is None:
+            raise ValueError(f"{value!r} needs the recipe key data_root; add data_root=FOLDER to the command")
+        return value.replace("{data_root}", str(root))
+    return value

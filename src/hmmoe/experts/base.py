@@ -1,0 +1,58 @@
+"""What every group of experts has in common."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Experts(nn.Module, ABC):
+    """`count` experts of one kind for one target stream, computed together.
+
+    Args:
+        count: number of experts n in the group.
+        rank: channels r of each expert.
+        others: number of other streams the experts may read.
+    """
+
+    reads_others: bool = True
+    """False for experts that need no other stream: they stay available when every other stream is missing."""
+
+    def __init__(self, count: int, rank: int, others: int) -> None:
+        super().__init__()
+        self.count, self.rank, self.others = count, rank, others
+
+    def extra_repr(self) -> str:
+        return f"count={self.count}, rank={self.rank}, others={self.others}"
+
+
+class ChannelExperts(Experts):
+    """Experts that scale and shift channels: `Y = phi(Z_m) * scale + shift`."""
+
+    @abstractmethod
+    def forward(self, context: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scale and shift of every channel.
+
+        Args:
+            context: `(B, n, others * r)` pooled low-rank states of the other streams, zero where one is missing.
+
+        Returns:
+            scale and shift, each `(B, n, r)` or `(n, r)`; a shift of None means no shift.
+        """
+
+
+class TokenExperts(Experts):
+    """Experts that look at the tokens themselves."""
+
+    @abstractmethod
+    def forward(self, own: Tensor, read: Tensor, own_mask: Tensor | None, read_mask: Tensor | None) -> Tensor:
+        """The experts' outputs, before the gate.
+
+        Args:
+            own: `(B, N, n * r)` low-rank states of the target stream.
+            read: `(B, K, n * r)` those of the other streams, one after the other along the tokens.
+            own_mask: `(B, N)` bool, True for real tokens, or None when all are.
+            read_mask: `(B, K)` the same for what is read; every row has at least one True.
+
+        Returns:
+            `(B, N, n * r)`.
+        """

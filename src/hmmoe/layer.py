@@ -1,0 +1,290 @@
+"""The HMMoE layer: streams of tokens in, an update for each stream out.
+
+For streams m with states X_m (N_m x d_m) and experts e = 1..E of rank r (arXiv 2503.20633; what is ours is said beside it):
+
+    Z_m  = norm(X_m) D_m                          one product for all experts of m, d_m -> E*r = W
+    c_m  = mean over real tokens of Z_m
+    Y_e  = expert_e(Z_m, Z_n, c_n)                in rank space, see `experts/`
+    g_m  = router(c_1, ..., c_M)                  see `router.py`
+    dX_m = [g_1 Y_1, ..., g_E Y_E] U_m            one product, W -> d_m; U_m = 0 at the start: exactly the frozen model
+
+Everything between D and U happens in W channels, so a layer costs two matrix products per stream and little more, and no
+weight depends on the number of tokens. The parameter-free norm of the input is ours: frozen towers differ in scale by
+orders of magnitude.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hmmoe.errors import unknown
+from hmmoe.experts import EXPERTS, ChannelExperts, Experts
+from hmmoe.router import Router, balance_loss, expert_bias, z_loss
+
+DEFAULT_EXPERTS = {"affine": 2, "conditioned_affine": 2, "cross_attention": 1, "channel_attention": 1}
+ROUTERS = ("sample", "token")
+
+
+@dataclass
+class Routing:
+    """What a layer's router did, left on the device (reading a value is the caller's choice).
+
+    Attributes:
+        weights: per stream `(B, E)`, or `(B, N, E)` when routed per token; detached.
+        balance: scalar, see `router.balance_loss`.
+        z: scalar, see `router.z_loss`.
+    """
+
+    weights: dict[str, Tensor]
+    balance: Tensor
+    z: Tensor
+
+
+class HMMoELayer(nn.Module):
+    """One fusion point.
+
+    Args:
+        widths: stream name -> width d_m.
+        rank: channels r of each expert.
+        experts: kind (a key of `EXPERTS`) -> number of experts; the order of the keys does not matter.
+        router: "sample" or "token".
+        top_k: keep the k largest weights of each sample; None keeps all.
+        latents, exact_tokens: see `experts.cross_attention`.
+        modality_dropout: in training, the chance per sample and stream that the other streams' experts do not see it.
+
+    Raises:
+        ValueError: for an unknown expert or router, or numbers out of range.
+    """
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        *,
+        rank: int,
+        experts: Mapping[str, int] | None = None,
+        router: str = "sample",
+        top_k: int | None = None,
+        latents: int = 16,
+        exact_tokens: int = 64,
+        modality_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        counts = check_experts(DEFAULT_EXPERTS if experts is None else experts)
+        if router not in ROUTERS:
+            raise ValueError(unknown("router", router, ROUTERS))
+        if not widths or min(widths.values()) < 1:
+            raise ValueError(f"widths must name at least one stream, each at least 1 wide, got {dict(widths)}")
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
+        total = sum(counts.values())
+        if top_k is not None and not 1 <= top_k <= total:
+            raise ValueError(f"top_k must be between 1 and the {total} experts, got {top_k}")
+        self.widths = {m: widths[m] for m in sorted(widths)}
+        self.rank, self.counts, self.modality_dropout = rank, counts, modality_dropout
+        # A lone stream is its own other: cross-attention becomes self-attention, channel attention squeeze-and-excite.
+        self.others = {m: [n for n in self.widths if n != m] or [m] for m in self.widths}
+        width = total * rank
+        self.down = nn.ModuleDict({m: nn.Linear(d, width, bias=False) for m, d in self.widths.items()})
+        self.up = nn.ModuleDict({m: nn.Linear(width, d, bias=False) for m, d in self.widths.items()})
+        for m, d in self.widths.items():
+            nn.init.normal_(self.down[m].weight, std=d**-0.5)
+            nn.init.zeros_(self.up[m].weight)
+        options = {"cross_attention": {"latents": latents, "exact_tokens": exact_tokens}}
+        self.experts = nn.ModuleDict(
+            {
+                m: nn.ModuleDict(
+                    {k: EXPERTS[k](n, rank, len(self.others[m]), **options.get(k, {})) for k, n in counts.items()}
+                )
+                for m in self.widths
+            }
+        )
+        needs = {kind: EXPERTS[kind].reads_others for kind in counts}
+        self.router = Router(
+            tuple(self.widths),
+            total,
+            width,
+            per_token=router == "token",
+            top_k=top_k,
+            bias=expert_bias(counts, needs, 0.0),
+        )
+        self.register_buffer(
+            "_reads_others", torch.cat([torch.full((n,), needs[k]) for k, n in counts.items()]), persistent=False
+        )
+
+    def forward(
+        self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], Routing]:
+        """Updates of all streams that are there.
+
+        Args:
+            states: stream -> `(B, N_m, d_m)`; a stream left out is missing for the whole batch.
+            masks: stream -> `(B, N_m)` bool, True for real tokens; a row without any True is a stream missing for that
+                sample; a stream left out has no padding.
+
+        Returns:
+            stream -> `(B, N_m, d_m)` to be added to the states, zero at padding, and the `Routing`.
+
+        Raises:
+            ValueError: for unknown streams, or widths, batch sizes or masks that do not fit.
+        """
+        masks = dict(masks or {})
+        self._check(states, masks)
+        z, c, there = {}, {}, {}
+        for m in states:  # in rank space from here on
+            z[m] = self._down(m, states[m])  # (B, N, W)
+            c[m] = masked_mean(z[m], masks.get(m))  # (B, W)
+            there[m] = c[m].new_ones(len(c[m]), dtype=torch.bool) if m not in masks else masks[m].any(-1)  # (B,)
+        seen = {m: self._hide(there[m]) for m in z}
+        c = {m: c[m] * seen[m][:, None] for m in z}
+        any_state = next(iter(z.values()))
+        nothing = any_state.new_zeros(len(any_state), any_state.shape[-1])
+        sensed = self.router.sense_all(torch.cat([c.get(m, nothing) for m in self.widths], -1))
+
+        updates, weights, balance, z_sum = {}, {}, nothing.new_zeros(()), nothing.new_zeros(())
+        for m in z:
+            available = self._available(m, seen, nothing)  # (B, E)
+            gate, logits = self.router(m, sensed, z[m], available)
+            y = self._mix(m, z, c, gate.to(z[m].dtype), masks, seen, nothing)  # (B, N, W)
+            updates[m] = self._up(m, y, states[m], masks.get(m))
+            counted = there[m] if gate.dim() == 2 else masks.get(m, there[m][:, None].expand(gate.shape[:2]))
+            balance = balance + balance_loss(gate, available, counted) / len(z)
+            z_sum = z_sum + z_loss(logits, counted) / len(z)
+            weights[m] = gate.detach()
+        return updates, Routing(weights, balance, z_sum)
+
+    def _down(self, m: str, x: Tensor) -> Tensor:
+        weight = self.down[m].weight
+        if not torch.is_autocast_enabled(x.device.type):
+            x = x.to(weight.dtype)
+        return F.linear(F.layer_norm(x, x.shape[-1:]), weight)
+
+    def _up(self, m: str, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        update = self.up[m](y).to(x.dtype)
+        return update if mask is None else update * mask[..., None]
+
+    def _hide(self, there: Tensor) -> Tensor:
+        """Which samples show a stream to the others: those that have it, less modality dropout."""
+        if not self.training or self.modality_dropout == 0 or len(self.widths) == 1:
+            return there
+        return there & (torch.rand(there.shape, device=there.device) >= self.modality_dropout)
+
+    def _available(self, m: str, seen: Mapping[str, Tensor], nothing: Tensor) -> Tensor:
+        some = torch.zeros(len(nothing), dtype=torch.bool, device=nothing.device)
+        for n in self.others[m]:
+            if n in seen:
+                some = some | seen[n]
+        return some[:, None] | ~self._reads_others  # (B, E)
+
+    def _mix(
+        self,
+        m: str,
+        z: Mapping[str, Tensor],
+        c: Mapping[str, Tensor],
+        gate: Tensor,
+        masks: Mapping[str, Tensor],
+        seen: Mapping[str, Tensor],
+        nothing: Tensor,
+    ) -> Tensor:
+        """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
+        parts: list[Tensor] = []
+        scales: list[Tensor] = []  # of the channel experts met since the last token experts: one fused product for all
+        shifts: list[Tensor] = []
+        start = first = 0
+        for kind, group in self.experts[m].items():
+            stop = start + group.count * self.rank
+            g = gate[..., start // self.rank : stop // self.rank].repeat_interleave(self.rank, -1)  # (B[, N], n*r)
+            g = g if g.dim() == 3 else g[:, None]
+            if isinstance(group, ChannelExperts):
+                context = [c.get(n, nothing)[:, start:stop].unflatten(-1, (group.count, -1)) for n in self.others[m]]
+                scale, shift = group(torch.cat(context, -1))
+                scales.append(g * _rows(scale))
+                shifts.append(torch.zeros_like(g) if shift is None else g * _rows(shift))
+            else:
+                parts += _modulate(z[m][..., first:start], scales, shifts)
+                scales, shifts, first = [], [], stop
+                parts.append(g * self._tokens(m, group, z, masks, seen, slice(start, stop)))
+            start = stop
+        parts += _modulate(z[m][..., first:start], scales, shifts)
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    def _tokens(
+        self,
+        m: str,
+        group: Experts,
+        z: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        seen: Mapping[str, Tensor],
+        channels: slice,
+    ) -> Tensor:
+        """The token experts of one kind reading the other streams side by side, `(B, N, n*r)`."""
+        others = [n for n in self.others[m] if n in z]
+        own = z[m][..., channels]
+        if not others:  # their gate is zero
+            return torch.zeros_like(own)
+        read = torch.cat([z[n][..., channels] for n in others], 1) if len(others) > 1 else z[others[0]][..., channels]
+        if all(n not in masks for n in others) and not (self.training and self.modality_dropout):
+            return group(own, read, masks.get(m), None)
+        real = [masks.get(n, z[n].new_ones(z[n].shape[:2], dtype=torch.bool)) & seen[n][:, None] for n in others]
+        mask = torch.cat(real, 1)
+        return group(own, read, masks.get(m), mask | ~mask.any(-1, keepdim=True))  # nothing to read: gate is zero
+
+    def _check(self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+        for m in [*states, *masks]:
+            if m not in self.widths:
+                raise ValueError(unknown("stream", m, self.widths))
+        if not states:
+            raise ValueError("states holds no stream; give at least one")
+        batch = {m: len(x) for m, x in states.items()}
+        if len(set(batch.values())) > 1:
+            raise ValueError(f"streams must have the same batch size, got {batch}")
+        for m, x in states.items():
+            if x.dim() != 3 or x.shape[-1] != self.widths[m]:
+                raise ValueError(f"stream {m!r} must be (batch, tokens, {self.widths[m]}), got {tuple(x.shape)}")
+        for m, mask in masks.items():
+            if m in states and (mask.dtype != torch.bool or mask.shape != states[m].shape[:2]):
+                raise ValueError(
+                    f"mask of stream {m!r} must be bool {tuple(states[m].shape[:2])}, got {mask.dtype} {tuple(mask.shape)}"
+                )
+
+    def extra_repr(self) -> str:
+        return f"widths={self.widths}, rank={self.rank}, experts={self.counts}"
+
+
+def check_experts(experts: Mapping[str, int]) -> dict[str, int]:
+    """Expert counts in the registry's order, without kinds that count 0.
+
+    Raises:
+        ValueError: for an unknown kind, a negative count, or no expert at all.
+    """
+    for kind, count in experts.items():
+        if kind not in EXPERTS:
+            raise ValueError(unknown("expert", kind, EXPERTS))
+        if not isinstance(count, int) or count < 0:
+            raise ValueError(f"experts[{kind!r}] must be a whole number from 0, got {count!r}")
+    counts = {kind: experts[kind] for kind in EXPERTS if experts.get(kind)}
+    if not counts:
+        raise ValueError(f"experts must name at least one of {', '.join(EXPERTS)}")
+    return counts
+
+
+def masked_mean(z: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over real tokens, `(B, N, W)` -> `(B, W)`; zero where there is none."""
+    if mask is None:
+        return z.mean(1)
+    real = mask[..., None].to(z.dtype)
+    return (z * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+def _rows(channels: Tensor) -> Tensor:
+    """`(B, n, r)` or `(n, r)` -> `(B, 1, n*r)` or `(1, n*r)`."""
+    return channels.flatten(1)[:, None] if channels.dim() == 3 else channels.flatten()[None]
+
+
+def _modulate(z: Tensor, scales: list[Tensor], shifts: list[Tensor]) -> list[Tensor]:
+    """Gated channel experts: `phi(Z) * scale + shift` for all of them at once."""
+    if not scales:
+        return []
+    return [torch.addcmul(torch.cat(shifts, -1), F.gelu(z), torch.cat(scales, -1))]

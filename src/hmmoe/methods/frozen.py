@@ -1,0 +1,33 @@
+"""Frozen towers, trained head: y = head(f_1(x_1), …, f_M(x_M)), no f changed. The floor of every comparison."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hmmoe.methods.base import Method, freeze
+
+HEAD_FILE = "head.safetensors"
+
+
+@dataclass
+class Frozen(Method):
+    name = "frozen"
+    learning_rate = 1e-2
+
+    def build(self, model: Any) -> Any:
+        freeze(model)
+        return model
+
+    def save(self, model: Any, folder: str) -> None:
+        from safetensors.torch import save_file
+
+        save_file(
+            {k: v.contiguous() for k, v in model.head.state_dict().items()}, str(Path(folder) / HEAD_FILE)
+        )
+
+    def load(self, model: Any, folder: str) -> Any:
+        from safetensors.torch import load_file
+
+        freeze(model)
+        model.head.load_state_dict(load_file(str(Path(folder) / HEAD_FILE)))
+        return model

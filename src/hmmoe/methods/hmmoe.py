@@ -1,0 +1,39 @@
+"""HMMoE itself (arXiv 2503.20633): at every fusion point h_m = h_m + ΔX_m, with ΔX_m of `hmmoe.layer`."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hmmoe.methods.base import Budgeted
+from hmmoe.options import option
+
+
+@dataclass
+class HMMoE(Budgeted):
+    experts: dict | None = option(None, "number of experts of each kind; HMMoEConfig's own if not given")
+    router: str | None = option(None, "one gate per sample or per token", choices=("sample", "token"))
+    top_k: int | None = option(None, "experts kept per gate; all if not given", above=0)
+    balance_coef: float | None = option(None, "weight of the load-balance loss", least=0)
+    z_coef: float | None = option(None, "weight of the router's z-loss", least=0)
+    modality_dropout: float | None = option(
+        None, "chance that the experts lose sight of a stream", least=0, most=0.99
+    )
+
+    name = "hmmoe"
+    learning_rate = 3e-3
+
+    def build(self, model: Any) -> Any:
+        import hmmoe
+
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        config = hmmoe.HMMoEConfig(
+            **{k: v for k, v in given.items() if v is not None}, modules_to_save=["head"]
+        )
+        return hmmoe.get_peft_model(model, config)
+
+    def save(self, model: Any, folder: str) -> None:
+        model.save_pretrained(folder)
+
+    def load(self, model: Any, folder: str) -> Any:
+        import hmmoe
+
+        return hmmoe.from_pretrained(model, folder)

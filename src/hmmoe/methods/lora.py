@@ -1,0 +1,64 @@
+"""LoRA through PEFT (Hu et al., arXiv 2106.09685): h = W x + (α/r) B A x, with B = 0 at the start.
+
+On every linear layer and every ungrouped convolution of the adapted blocks, with one rank for all of them. It departs
+from the paper, which adapts attention's query and value only, because the towers here are of any kind; all linear
+layers is what later practice (QLoRA, arXiv 2305.14314) found best at an equal budget.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from hmmoe.methods.base import Budgeted, adapted_blocks
+from hmmoe.options import option
+
+
+@dataclass
+class Lora(Budgeted):
+    alpha: float = option(2.0, "scale of the update, in multiples of the rank", above=0)
+
+    name = "lora"
+    learning_rate = 3e-3
+
+    def build(self, model: Any) -> Any:
+        from peft import LoraConfig, get_peft_model
+
+        targets = _targets(model, self.points)
+        backbone = sum(p.numel() for p in model.towers.parameters())
+        rank = self.solve_rank(sum(targets.values()), backbone)
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=int(self.alpha * rank) or 1,
+            target_modules="|".join(
+                re.escape(name) for name in targets
+            ),  # a regex: full match on the whole path
+            modules_to_save=["head"],
+        )
+        return get_peft_model(model, config)
+
+    def save(self, model: Any, folder: str) -> None:
+        model.save_pretrained(folder)
+
+    def load(self, model: Any, folder: str) -> Any:
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(model, folder)
+
+
+def _targets(model: Any, points: int | list | None) -> dict[str, int]:
+    """Path in the model of every layer to adapt, with its parameters per unit of rank."""
+    from torch import nn
+
+    costs: dict[str, int] = {}
+    for stream, blocks in adapted_blocks(model, points).items():
+        for block in blocks:
+            for name, layer in (
+                model.towers[stream].get_submodule(block).named_modules(prefix=f"towers.{stream}.{block}")
+            ):
+                if isinstance(layer, nn.Linear):
+                    costs[name] = layer.in_features + layer.out_features
+                elif isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == 1:
+                    costs[name] = layer.in_channels * layer.weight[0, 0].numel() + layer.out_channels
+    if not costs:
+        raise ValueError("method 'lora' found no linear layer or convolution in the adapted blocks")
+    return costs
