@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmmoe.errors import unknown
-from hmmoe.experts import EXPERTS, ChannelExperts, Experts
+from hmmoe.experts import EXPERTS, ChannelExperts
 from hmmoe.router import Router, balance_loss, expert_bias, z_loss
 
 DEFAULT_EXPERTS = {"affine": 2, "conditioned_affine": 2, "cross_attention": 1, "channel_attention": 1}
@@ -110,9 +110,13 @@ class HMMoELayer(nn.Module):
             top_k=top_k,
             bias=expert_bias(counts, needs, 0.0),
         )
-        self.register_buffer(
-            "_reads_others", torch.cat([torch.full((n,), needs[k]) for k, n in counts.items()]), persistent=False
-        )
+        alone = torch.cat([torch.full((n,), not needs[k]) for k, n in counts.items()])  # (E,): needs no other stream
+        self.register_buffer("alone", alone, persistent=False)
+        self.channel_kinds = [k for k in counts if issubclass(EXPERTS[k], ChannelExperts)]
+        self.token_kinds = [k for k in counts if k not in self.channel_kinds]
+        self.channel_counts = [counts[k] for k in self.channel_kinds]
+        self.pieces = [sum(self.channel_counts) * rank, *(counts[k] * rank for k in self.token_kinds)]
+        self.channel_counts.append(total - sum(self.channel_counts))
 
     def forward(
         self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
@@ -136,18 +140,20 @@ class HMMoELayer(nn.Module):
         for m in states:  # in rank space from here on
             z[m] = self._down(m, states[m])  # (B, N, W)
             c[m] = masked_mean(z[m], masks.get(m))  # (B, W)
-            there[m] = c[m].new_ones(len(c[m]), dtype=torch.bool) if m not in masks else masks[m].any(-1)  # (B,)
+            there[m] = masks[m].any(-1) if m in masks else c[m].new_ones(len(c[m]), dtype=torch.bool)  # (B,)
         seen = {m: self._hide(there[m]) for m in z}
-        c = {m: c[m] * seen[m][:, None] for m in z}
-        any_state = next(iter(z.values()))
-        nothing = any_state.new_zeros(len(any_state), any_state.shape[-1])
-        sensed = self.router.sense_all(torch.cat([c.get(m, nothing) for m in self.widths], -1))
+        if masks or self.training and self.modality_dropout:
+            c = {m: c[m] * seen[m][:, None] for m in z}
+        nothing = torch.zeros_like(next(iter(c.values())))
+        c = {m: c.get(m, nothing) for m in self.widths}
+        sensed = self.router.sense_all(torch.cat(list(c.values()), -1))
+        split = {m: z[m].split(self.pieces, -1) for m in z}
 
         updates, weights, balance, z_sum = {}, {}, nothing.new_zeros(()), nothing.new_zeros(())
         for m in z:
-            available = self._available(m, seen, nothing)  # (B, E)
+            available = self._available(m, seen, there[m])  # (B, E)
             gate, logits = self.router(m, sensed, z[m], available)
-            y = self._mix(m, z, c, gate.to(z[m].dtype), masks, seen, nothing)  # (B, N, W)
+            y = self._mix(m, split, c, gate.to(z[m].dtype), masks, seen)  # (B, N, W)
             updates[m] = self._up(m, y, states[m], masks.get(m))
             counted = there[m] if gate.dim() == 2 else masks.get(m, there[m][:, None].expand(gate.shape[:2]))
             balance = balance + balance_loss(gate, available, counted) / len(z)
@@ -159,7 +165,8 @@ class HMMoELayer(nn.Module):
         weight = self.down[m].weight
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(weight.dtype)
-        return F.linear(F.layer_norm(x, x.shape[-1:]), weight)
+        z = F.linear(x, weight)
+        return F.layer_norm(z, z.shape[-1:])
 
     def _up(self, m: str, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
         update = self.up[m](y).to(x.dtype)
@@ -171,65 +178,61 @@ class HMMoELayer(nn.Module):
             return there
         return there & (torch.rand(there.shape, device=there.device) >= self.modality_dropout)
 
-    def _available(self, m: str, seen: Mapping[str, Tensor], nothing: Tensor) -> Tensor:
-        some = torch.zeros(len(nothing), dtype=torch.bool, device=nothing.device)
+    def _available(self, m: str, seen: Mapping[str, Tensor], there: Tensor) -> Tensor:
+        """Experts with something to read, `(B, E)`: the uni-modal ones, and the rest where any other stream is seen."""
+        some = torch.zeros_like(there)
         for n in self.others[m]:
             if n in seen:
                 some = some | seen[n]
-        return some[:, None] | ~self._reads_others  # (B, E)
+        return some[:, None] | self.alone
 
     def _mix(
         self,
         m: str,
-        z: Mapping[str, Tensor],
+        z: Mapping[str, tuple[Tensor, ...]],
         c: Mapping[str, Tensor],
         gate: Tensor,
         masks: Mapping[str, Tensor],
         seen: Mapping[str, Tensor],
-        nothing: Tensor,
     ) -> Tensor:
         """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
-        parts: list[Tensor] = []
-        scales: list[Tensor] = []  # of the channel experts met since the last token experts: one fused product for all
-        shifts: list[Tensor] = []
-        start = first = 0
-        for kind, group in self.experts[m].items():
-            stop = start + group.count * self.rank
-            g = gate[..., start // self.rank : stop // self.rank].repeat_interleave(self.rank, -1)  # (B[, N], n*r)
-            g = g if g.dim() == 3 else g[:, None]
-            if isinstance(group, ChannelExperts):
-                context = [c.get(n, nothing)[:, start:stop].unflatten(-1, (group.count, -1)) for n in self.others[m]]
-                scale, shift = group(torch.cat(context, -1))
-                scales.append(g * _rows(scale))
-                shifts.append(torch.zeros_like(g) if shift is None else g * _rows(shift))
-            else:
-                parts += _modulate(z[m][..., first:start], scales, shifts)
-                scales, shifts, first = [], [], stop
-                parts.append(g * self._tokens(m, group, z, masks, seen, slice(start, stop)))
-            start = stop
-        parts += _modulate(z[m][..., first:start], scales, shifts)
+        gate = (gate if gate.dim() == 3 else gate[:, None]).repeat_interleave(self.rank, -1)  # (B, 1 or N, W)
+        over_channels, *over_tokens = gate.split(self.pieces, -1)
+        parts = [g * self._tokens(m, i, z, masks, seen) for i, g in enumerate(over_tokens)]
+        if self.channel_kinds:
+            scale, shift = self._channels(m, c)
+            parts.insert(0, torch.addcmul(shift * over_channels, F.gelu(z[m][0]), scale * over_channels))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    def _channels(self, m: str, c: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Scale and shift of all channel experts of stream m, each `(B, 1, n*r)`."""
+        context = torch.stack([c[n] for n in self.others[m]], 2).unflatten(1, (-1, self.rank))  # (B, E, r, others)
+        scales, shifts = [], []
+        for kind, part in zip(self.channel_kinds, context.split(self.channel_counts, 1), strict=False):
+            scale, shift = self.experts[m][kind](part.flatten(2))
+            for kept, value in ((scales, scale), (shifts, torch.zeros_like(scale) if shift is None else shift)):
+                kept.append(value.expand(len(context), -1, -1))
+        return torch.cat(scales, 1).flatten(1)[:, None], torch.cat(shifts, 1).flatten(1)[:, None]
 
     def _tokens(
         self,
         m: str,
-        group: Experts,
-        z: Mapping[str, Tensor],
+        i: int,
+        z: Mapping[str, tuple[Tensor, ...]],
         masks: Mapping[str, Tensor],
         seen: Mapping[str, Tensor],
-        channels: slice,
     ) -> Tensor:
-        """The token experts of one kind reading the other streams side by side, `(B, N, n*r)`."""
-        others = [n for n in self.others[m] if n in z]
-        own = z[m][..., channels]
-        if not others:  # their gate is zero
-            return torch.zeros_like(own)
-        read = torch.cat([z[n][..., channels] for n in others], 1) if len(others) > 1 else z[others[0]][..., channels]
+        """The i-th kind of token experts of stream m, reading the others side by side, `(B, N, n*r)`."""
+        own, others = z[m][1 + i], [n for n in self.others[m] if n in z]
+        if not others:
+            return torch.zeros_like(own)  # nothing to read: gate is zero
+        group = self.experts[m][self.token_kinds[i]]
+        read = torch.cat([z[n][1 + i] for n in others], 1) if len(others) > 1 else z[others[0]][1 + i]
         if all(n not in masks for n in others) and not (self.training and self.modality_dropout):
             return group(own, read, masks.get(m), None)
-        real = [masks.get(n, z[n].new_ones(z[n].shape[:2], dtype=torch.bool)) & seen[n][:, None] for n in others]
+        real = [masks.get(n, own.new_ones(z[n][0].shape[:2], dtype=torch.bool)) & seen[n][:, None] for n in others]
         mask = torch.cat(real, 1)
-        return group(own, read, masks.get(m), mask | ~mask.any(-1, keepdim=True))  # nothing to read: gate is zero
+        return group(own, read, masks.get(m), mask | ~mask.any(-1, keepdim=True))  # no True: gate is zero
 
     def _check(self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
         for m in [*states, *masks]:
@@ -264,7 +267,8 @@ def check_experts(experts: Mapping[str, int]) -> dict[str, int]:
             raise ValueError(unknown("expert", kind, EXPERTS))
         if not isinstance(count, int) or count < 0:
             raise ValueError(f"experts[{kind!r}] must be a whole number from 0, got {count!r}")
-    counts = {kind: experts[kind] for kind in EXPERTS if experts.get(kind)}
+    order = sorted(EXPERTS, key=lambda kind: not issubclass(EXPERTS[kind], ChannelExperts))  # channel experts first
+    counts = {kind: experts[kind] for kind in order if experts.get(kind)}
     if not counts:
         raise ValueError(f"experts must name at least one of {', '.join(EXPERTS)}")
     return counts
@@ -276,15 +280,3 @@ def masked_mean(z: Tensor, mask: Tensor | None) -> Tensor:
         return z.mean(1)
     real = mask[..., None].to(z.dtype)
     return (z * real).sum(1) / real.sum(1).clamp(min=1)
-
-
-def _rows(channels: Tensor) -> Tensor:
-    """`(B, n, r)` or `(n, r)` -> `(B, 1, n*r)` or `(1, n*r)`."""
-    return channels.flatten(1)[:, None] if channels.dim() == 3 else channels.flatten()[None]
-
-
-def _modulate(z: Tensor, scales: list[Tensor], shifts: list[Tensor]) -> list[Tensor]:
-    """Gated channel experts: `phi(Z) * scale + shift` for all of them at once."""
-    if not scales:
-        return []
-    return [torch.addcmul(torch.cat(shifts, -1), F.gelu(z), torch.cat(scales, -1))]

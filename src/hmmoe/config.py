@@ -1,0 +1,91 @@
+"""HMMoEConfig: what an adapter is, as a PEFT config (JSON on disk, keys in any order)."""
+
+from dataclasses import dataclass, field
+
+from peft import PeftConfig
+
+from hmmoe.errors import unknown
+from hmmoe.layer import DEFAULT_EXPERTS, ROUTERS, check_experts
+
+
+@dataclass
+class HMMoEConfig(PeftConfig):
+    """Configuration of HMMoE adapters (arXiv 2503.20633).
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+    """
+
+    streams: dict[str, str] | None = field(
+        default=None,
+        metadata={
+            "help": "Modality name -> glob of the module paths of its blocks, e.g. {'image': 'vision_model.encoder.layers.*'}. "
+            "None: the towers of a MultimodalModel, their blocks found by themselves."
+        },
+    )
+    points: int | list[dict[str, int]] | None = field(
+        default=None,
+        metadata={
+            "help": "Fusion points: a number of them, spread evenly over the depths; or a list of modality -> block index "
+            "(negative counts from the end); None: one per block of the shallowest stream."
+        },
+    )
+    spans: dict[str, list[int | str | None]] | None = field(
+        default=None,
+        metadata={
+            "help": "For a single sequence that holds all streams: modality -> [start, stop], each a token index, None, or "
+            "the name of a model input whose length (dim 1) is the boundary."
+        },
+    )
+    widths: dict[str, list[int]] | None = field(
+        default=None,
+        metadata={"help": "Modality -> width of its states at each fusion point. None: read from the model."},
+    )
+    rank: int | None = field(default=None, metadata={"help": "Channels of each expert. Give this or `budget`."})
+    budget: float | None = field(
+        default=None,
+        metadata={"help": "Share of adapters and routers in adapters + backbones; solves for the largest rank within it."},
+    )
+    experts: dict[str, int] = field(
+        default_factory=lambda: dict(DEFAULT_EXPERTS), metadata={"help": "Expert kind -> number of experts."}
+    )
+    router: str = field(default="sample", metadata={"help": "Route each 'sample' or each 'token'."})
+    top_k: int | None = field(default=None, metadata={"help": "Keep the k largest router weights; None keeps all."})
+    latents: int = field(default=16, metadata={"help": "Latent tokens of cross-attention between long streams."})
+    exact_tokens: int = field(default=64, metadata={"help": "Up to this many keys cross-attention is exact."})
+    balance_coef: float = field(default=1e-2, metadata={"help": "Weight of the load-balancing loss."})
+    z_coef: float = field(default=1e-3, metadata={"help": "Weight of the router's z-loss."})
+    modality_dropout: float = field(
+        default=0.0, metadata={"help": "In training, chance per sample that a stream is hidden from the others' experts."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules besides the adapters to train and save, such as the task head."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        from hmmoe.tuner import HMMOE  # registers the method with PEFT
+
+        self.peft_type = HMMOE
+        if (self.rank is None) == (self.budget is None):
+            raise ValueError(f"give either rank or budget, got rank={self.rank}, budget={self.budget}")
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        if self.budget is not None and not 0 < self.budget < 1:
+            raise ValueError(f"budget is a share between 0 and 1, got {self.budget}")
+        if self.router not in ROUTERS:
+            raise ValueError(unknown("router", self.router, ROUTERS))
+        counts = check_experts(self.experts)
+        if self.top_k is not None and not 1 <= self.top_k <= sum(counts.values()):
+            raise ValueError(f"top_k must be between 1 and the {sum(counts.values())} experts, got {self.top_k}")
+        if isinstance(self.points, int) and self.points < 1:
+            raise ValueError(f"points must be at least 1, got {self.points}")
+        if isinstance(self.points, list) and len({frozenset(p) for p in self.points}) > 1:
+            raise ValueError(f"every fusion point must name a block of the same streams, got {self.points}")
+        for name in ("latents", "exact_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.modality_dropout < 1:
+            raise ValueError(f"modality_dropout must be in [0, 1), got {self.modality_dropout}")
+        if self.spans is not None and any(len(span) != 2 for span in self.spans.values()):
+            raise ValueError(f"spans must be modality -> [start, stop], got {self.spans}")
