@@ -1,13 +1,13 @@
 """Audio-visual video parsing on LLP (Tian, Li and Xu, ECCV 2020): what is heard, what is seen, and when.
 
-A video is 10 seconds; audio and visual events are labelled apart, per class and second, as 0/1 tables (25, 10).
+A video is 10 seconds; what is heard and what is seen are labelled apart, as 0/1 tables (25, 10) of class and
+second.
 
     F        = 2 TP / (2 TP + FP + FN), per class, then the mean over the classes that are predicted or true;
                a video with no such class scores 1
     segment    TP, FP and FN are seconds
-    event      an event is a run of positive seconds of one class; a predicted event is a TP if its IoU with some
-               true event is at least 0.5 and else an FP; a true event that no prediction meets is an FN
-               (no one-to-one matching)
+    event      an event is a run of positive seconds of one class; a predicted event is a TP if its IoU with
+               some true event is at least 0.5 and else an FP; a true event that no prediction meets is an FN
 
     audio, visual     the F of that modality
     audio_visual      F of prediction_a * prediction_v against truth_a * truth_v
@@ -65,7 +65,7 @@ def parsing_scores(
         pred_audio, pred_visual, true_audio, true_visual: 0/1 tables (25, 10), class by second.
 
     Returns:
-        `{"segment": {"audio", "visual", "audio_visual", "type", "event"}, "event": {the same}}`, each in 0..1.
+        `{"segment": {"audio", "visual", "audio_visual", "type", "event"}, "event": {the same}}`, in 0..1.
 
     Raises:
         ValueError: a table has another shape or holds anything but 0 and 1.
@@ -105,7 +105,7 @@ def _table(name: str, values: ArrayLike) -> NDArray[np.bool_]:
     array = np.asarray(values)
     if array.shape != (len(CLASSES), SECONDS):
         raise ValueError(
-            f"{name} has the shape {array.shape}, give one video as (classes, seconds) = ({len(CLASSES)}, {SECONDS})"
+            f"{name} has the shape {array.shape}, give (classes, seconds) = ({len(CLASSES)}, {SECONDS})"
         )
     if not np.isin(array, (0, 1)).all():
         raise ValueError(f"{name} holds other values than 0 and 1, threshold the probabilities first")
