@@ -1,0 +1,222 @@
+"""Lockstep: unmodified towers, each in a greenlet of its own, pausing at their fusion points until all have arrived.
+
+    tower A  ──block 1── pause ┐         ┌ resume ──block 2── …
+    tower B  ──block 1── pause ┴─ layer ─┴ resume ──block 2── …
+
+A pause costs about a microsecond and no thread: autograd, checkpointing of blocks, DDP and FSDP see one ordinary forward.
+The wrapper around a block calls `arrive`; whoever owns the towers calls `lockstep`.
+"""
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
+from math import gcd
+from typing import Any
+
+import torch
+from greenlet import GreenletExit, getcurrent, greenlet
+from torch import Tensor, nn
+
+from hmmoe.streams.record import note
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """One stream's end of a fusion point, kept by the wrapper around its block.
+
+    Attributes:
+        adapter: name of the adapter.
+        point: number of the fusion point.
+        stream: the stream whose block is wrapped; "" where all streams are spans of its sequence.
+        streams: all streams of the point.
+        widths: their widths.
+        layer: the point's `HMMoELayer` in a tuple, so that sharing it between wrappers registers nothing twice.
+    """
+
+    adapter: str
+    point: int
+    stream: str
+    streams: tuple[str, ...]
+    widths: Mapping[str, int]
+    layer: tuple[nn.Module]
+
+
+@dataclass
+class _Arrival:
+    link: Link
+    states: Tensor  # (R, N, D)
+    mask: Tensor | None  # (R, N)
+
+
+@dataclass
+class _Run:
+    """One forward of towers in lockstep."""
+
+    streams: tuple[str, ...]
+    folds: Mapping[str, int]
+    present: Mapping[str, Tensor]
+    mode: tuple
+    masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+_RUN: ContextVar[_Run | None] = ContextVar("hmmoe_run", default=None)
+
+
+def running() -> bool:
+    """Is this code called by a tower in lockstep?"""
+    return _RUN.get() is not None
+
+
+def arrive(link: Link, states: Tensor, mask: Tensor | None) -> Tensor:
+    """Pause the calling tower until the other streams of the point are there; returns its update `(R, N, D)`.
+
+    Raises:
+        RuntimeError: called outside `lockstep`, or in another grad or autocast mode than the run began in.
+    """
+    run = _RUN.get()
+    if run is None:
+        raise RuntimeError(
+            f"stream {link.stream!r} came to fusion point {link.point} outside of a lockstep run; call the whole model, "
+            "not the tower, and put activation checkpointing inside adapted blocks (gradient_checkpointing_enable of "
+            "MultimodalModel does), not around them"
+        )
+    _same_mode(run, link, "came to")
+    update = getcurrent().parent.switch(_Arrival(link, states, mask))
+    _same_mode(run, link, "went on from")
+    return update
+
+
+@torch.compiler.disable
+def lockstep(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    folds: Mapping[str, int] | None = None,
+    present: Mapping[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    """Run towers side by side; at every fusion point they wait for each other.
+
+    Args:
+        calls: stream -> a call of its tower. A stream of a fusion point that is not here is missing.
+        folds: stream -> how many rows of its tower make one sample (frames, segments); 1 if left out.
+        present: stream -> `(B,)` bool, False where the stream is missing for that sample.
+
+    Returns:
+        stream -> what its call returned.
+
+    Raises:
+        RuntimeError: towers wait for fusion points that cannot come.
+        ValueError: the streams' batch sizes do not fit.
+    """
+    run = _Run(tuple(calls), dict(folds or {}), dict(present or {}), _mode())
+    results: dict[str, Any] = {}
+    waiting: dict[str, _Arrival] = {}
+    towers: dict[str, greenlet] = {}
+
+    def advance(stream: str, *update: Tensor) -> None:
+        said = towers[stream].switch(*update)
+        if towers[stream].dead:
+            results[stream] = said
+        else:
+            waiting[stream] = said
+
+    try:
+        for stream, call in calls.items():
+            towers[stream] = greenlet(call)
+            context = copy_context()
+            context.run(_RUN.set, run)
+            towers[stream].gr_context = context
+            advance(stream)
+        while waiting:
+            meeting = _complete(waiting, run)
+            if not meeting:
+                raise RuntimeError(_stuck(waiting, run))
+            updates = _meet({stream: waiting.pop(stream) for stream in meeting}, run)
+            for stream in meeting:
+                advance(stream, updates[stream])
+    finally:
+        for tower in towers.values():
+            if tower and not tower.dead:
+                tower.throw(GreenletExit)
+    return {stream: results[stream] for stream in calls}
+
+
+def _complete(waiting: Mapping[str, _Arrival], run: _Run) -> list[str]:
+    """Streams of a fusion point that all streams it has in this run have reached."""
+    for arrival in waiting.values():
+        link = arrival.link
+        expected = [s for s in run.streams if s in link.streams]
+        if all(
+            s in waiting and (waiting[s].link.adapter, waiting[s].link.point) == (link.adapter, link.point)
+            for s in expected
+        ):
+            return expected
+    return []
+
+
+def _stuck(waiting: Mapping[str, _Arrival], run: _Run) -> str:
+    places = [f"{s!r} waits at fusion point {a.link.point}" for s, a in waiting.items()]
+    done = [f"{s!r} has ended" for s in run.streams if s not in waiting]
+    return (
+        f"streams cannot meet: {', '.join(places + done)}; every tower must run its adapted blocks once and in order "
+        "(layer drop, early exit and shared blocks break that)"
+    )
+
+
+def _meet(arrivals: dict[str, _Arrival], run: _Run) -> dict[str, Tensor]:
+    """Bring the streams to a common number of rows, call the layer, give each its update back."""
+    link = next(iter(arrivals.values())).link
+    folds = {s: run.folds.get(s, 1) for s in arrivals}
+    clock = gcd(*folds.values())  # groups per sample: T/clock frames meet S/clock segments
+    rows = {s: len(a.states) for s, a in arrivals.items()}
+    batches = {n // folds[s] if n % folds[s] == 0 else -1 for s, n in rows.items()}
+    if len(batches) > 1 or -1 in batches:
+        said = ", ".join(
+            f"{s!r} {n} rows" + (f" of {folds[s]} each" if folds[s] > 1 else "") for s, n in rows.items()
+        )
+        raise ValueError(f"streams must have the same batch size at fusion point {link.point}, got {said}")
+    groups = batches.pop() * clock
+    states, masks = {}, {}
+    for s, a in arrivals.items():
+        states[s] = a.states.reshape(groups, -1, a.states.shape[-1])  # (B*g, T/g*N, D)
+        mask = _with_missing(a, run.present.get(s), folds[s])
+        if mask is not None:
+            masks[s] = mask.reshape(groups, -1)
+    updates, routing = link.layer[0](states, masks)
+    note(link.adapter, link.point, routing, updates)
+    return {s: updates[s].reshape(arrivals[s].states.shape) for s in arrivals}
+
+
+def _with_missing(arrival: _Arrival, present: Tensor | None, fold: int) -> Tensor | None:
+    """The stream's mask `(R, N)`, without the samples that lack the stream."""
+    rows, tokens = arrival.states.shape[:2]
+    mask = arrival.mask
+    if mask is not None and (mask.shape[1] != tokens or len(mask) not in (1, rows)):
+        raise ValueError(
+            f"stream {arrival.link.stream!r} has {rows} rows of {tokens} tokens at fusion point {arrival.link.point}, "
+            f"but its block was told a padding mask of {tuple(mask.shape)}"
+        )
+    if mask is not None and len(mask) != rows:
+        mask = mask.expand(rows, tokens)
+    if present is None:
+        return mask
+    there = present.repeat_interleave(fold)[:, None].expand(rows, tokens)
+    return there if mask is None else mask & there
+
+
+def _mode() -> tuple:
+    """What a tower must not change between fusion points, since the others run in between."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        *((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda")),
+        top(True) if top else None,
+    )
+
+
+def _same_mode(run: _Run, link: Link, doing: str) -> None:
+    if _mode() != run.mode:
+        raise RuntimeError(
+            f"stream {link.stream!r} {doing} fusion point {link.point} in another grad, autocast or checkpoint mode than "
+            "the run began in; keep no_grad, autocast and activation checkpointing inside blocks or around the model"
+        )

@@ -1,0 +1,230 @@
+"""PrefixCache: compute what is frozen once per row of the data set, not once per step.
+
+    block 1 ── … ── block k ║ first adapter ── block k+1 ── …        ║: everything before is the same in every epoch
+
+With frozen towers and inputs that do not change between epochs (no augmentation), all blocks before the first trainable
+weight of a tower answer from memory once every row of a batch is known; a tower without any trainable weight answers as
+a whole. Where half of the blocks precede the first fusion point this halves the cost of a step, and a linear head on
+frozen towers trains at the speed of the head.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from hmmoe.streams.intercept import intercept, release
+from hmmoe.streams.points import find_blocks
+
+
+class PrefixCache:
+    """Memory of the outputs of the leading frozen blocks, by the `index` given to the model's forward.
+
+        with PrefixCache(model):
+            trainer.train()
+
+    Add adapters first: the prefix ends where they begin. Rows are kept in memory in their own precision or float32,
+    whichever is smaller. `index` must name a row of the data for good: offset it per split.
+
+    Args:
+        model: a `MultimodalModel`, bare or inside PEFT's wrapper.
+
+    Raises:
+        ValueError: there is no `MultimodalModel` in `model`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        from hmmoe.container import MultimodalModel
+
+        found = next((m for m in model.modules() if isinstance(m, MultimodalModel)), None)
+        if found is None:
+            raise ValueError(f"PrefixCache needs a MultimodalModel, got {type(model).__name__}")
+        self.container = found
+        self.prefixes: dict[str, _Prefix] = {}
+
+    def __enter__(self) -> "PrefixCache":
+        self.attach()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.detach()
+
+    def attach(self) -> None:
+        """Stand in front of the prefix blocks; what was remembered before stays if the prefixes are the same."""
+        self.detach()
+        self.container.prefix_cache = self
+        for name, tower in self.container.tower_modules().items():
+            blocks = prefix_blocks(tower)
+            old = self.prefixes.get(name)
+            if old is None or old.blocks != blocks:
+                self.prefixes[name] = _Prefix(name, tower, blocks)
+            self.prefixes[name].attach()
+
+    def detach(self) -> None:
+        """Let the blocks run again; what was remembered is kept for the next `attach`."""
+        for prefix in self.prefixes.values():
+            prefix.detach()
+        self.container.prefix_cache = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken by what is remembered."""
+        return sum(t.nbytes for p in self.prefixes.values() for row in p.rows.values() for t in row)
+
+    @contextmanager
+    def batch(self, index: Tensor | None, streams: list[str]) -> Iterator[None]:
+        """One forward of these streams with these rows (called by the container)."""
+        rows = None if index is None else index.tolist()
+        prefixes = [self.prefixes[s] for s in streams]
+        try:
+            for prefix in prefixes:
+                prefix.begin(rows)
+            yield
+        finally:
+            for prefix in prefixes:
+                prefix.begin(None)
+
+
+def prefix_blocks(tower: nn.Module) -> list[nn.Module]:
+    """The leading blocks of a tower whose output no trainable weight and no adapter has touched.
+
+    `[tower]` itself where there is neither; the block inside the first fusion point counts, since what a fusion point
+    adds comes after its block.
+    """
+    touched = [path for path, module in tower.named_modules() if _touched(module)]
+    if not touched:
+        return [tower]
+    try:
+        paths = find_blocks(tower)
+    except ValueError:
+        return []
+    order = {path: i for i, (path, _) in enumerate(tower.named_modules())}
+    limit, last = len(paths), order[paths[-1]]
+    for path in touched:
+        inside = next((i for i, b in enumerate(paths) if path == b or path.startswith(b + ".")), None)
+        if inside is not None:
+            at_the_end = path == paths[inside] and getattr(
+                tower.get_submodule(path), "reads_output_only", False
+            )
+            limit = min(limit, inside + 1 if at_the_end else inside)
+            # what stands in front of all blocks (embeddings) or around them
+        elif order[path] < last:
+            limit = 0
+    blocks = []
+    for path in paths[:limit]:
+        block = tower.get_submodule(path)
+        blocks.append(block.base_layer if getattr(block, "reads_output_only", False) else block)
+    # An adapter's own layers are inside its block's path as well, and end the prefix above only through their wrapper.
+    return blocks
+
+
+def _touched(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "base_layer", None), nn.Module) or any(
+        p.requires_grad for p in module.parameters(recurse=False)
+    )
+
+
+class _Prefix:
+    """The remembered prefix of one tower."""
+
+    def __init__(self, stream: str, tower: nn.Module, blocks: list[nn.Module]) -> None:
+        self.stream, self.tower, self.blocks = stream, tower, blocks
+        self.rows: dict[int, list[Tensor]] = {}  # the last block's tensors, one row of each per sample
+        self.forms: dict[int, tuple[Any, list[Any]]] = {}  # per block: how its output is built
+        self.now: list[int] | None = None
+        self.known = False
+        self.answers = [_Answer(self, i) for i in range(len(blocks))]
+
+    def attach(self) -> None:
+        for block, answer in zip(self.blocks, self.answers, strict=True):
+            intercept(block, answer)
+
+    def detach(self) -> None:
+        for block, answer in zip(self.blocks, self.answers, strict=True):
+            release(block, answer)
+
+    def begin(self, rows: list[int] | None) -> None:
+        if rows is not None and self.blocks and len(prefix_blocks(self.tower)) < len(self.blocks):
+            raise RuntimeError(
+                f"adapters or trainable weights were added to the remembered part of tower {self.stream!r}; attach the "
+                "PrefixCache after them"
+            )
+        self.now = rows
+        self.known = rows is not None and all(row in self.rows for row in rows)
+
+    def run(self, i: int, inner: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        if self.now is None:
+            return inner(*args, **kwargs)
+        if self.known:
+            return self.remember(i)
+        output = inner(*args, **kwargs)
+        self.store(i, output)
+        return output
+
+    def store(self, i: int, output: Any) -> None:
+        assert self.now is not None
+        leaves, tree = tree_flatten(output)
+        batch = len(self.now)
+        form: list[Any] = []
+        chunks = []
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) % batch == 0:
+                rows = leaf.detach().reshape(batch, len(leaf) // batch, *leaf.shape[1:])
+                form.append((rows.shape[1:], leaf.dtype, leaf.device))
+                chunks.append(rows)
+            else:
+                form.append(leaf)
+        old = self.forms.get(i)
+        if old is not None and _shapes(old[1]) != _shapes(form):
+            raise ValueError(
+                f"PrefixCache needs rows of one shape, but tower {self.stream!r} gave {_shapes(form)} after "
+                f"{_shapes(old[1])}; pad its inputs to a fixed length"
+            )
+        self.forms[i] = (tree, form)
+        if i == len(self.blocks) - 1:
+            for b, row in enumerate(self.now):
+                self.rows[row] = [_compact(chunk[b]) for chunk in chunks]
+
+    def remember(self, i: int) -> Any:
+        """The last block's output from memory; before it, only something of the right shape for what stands between."""
+        assert self.now is not None
+        tree, form = self.forms[i]
+        last = i == len(self.blocks) - 1
+        leaves: list[Any] = []
+        tensors = 0
+        for leaf in form:
+            if not isinstance(leaf, tuple):
+                leaves.append(leaf)
+                continue
+            shape, dtype, device = leaf
+            if last:
+                rows = torch.stack([self.rows[row][tensors] for row in self.now])
+                leaves.append(rows.to(device=device, dtype=dtype).flatten(0, 1))
+            else:
+                leaves.append(
+                    torch.zeros((), dtype=dtype, device=device).expand(len(self.now) * shape[0], *shape[1:])
+                )
+            tensors += 1
+        return tree_unflatten(leaves, tree)
+
+
+class _Answer:
+    """A block's interceptor."""
+
+    def __init__(self, prefix: _Prefix, i: int) -> None:
+        self.prefix, self.i = prefix, i
+
+    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self.prefix.run(self.i, inner, args, kwargs)
+
+
+def _compact(row: Tensor) -> Tensor:
+    row = row.to("cpu", torch.float32) if row.dtype == torch.float64 else row.to("cpu")
+    return row.clone()
+
+
+def _shapes(form: list[Any]) -> list[tuple[int, ...]]:
+    return [tuple(leaf[0]) for leaf in form if isinstance(leaf, tuple)]
