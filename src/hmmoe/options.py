@@ -6,18 +6,14 @@ One source for recipes, methods, the command line's help and the reference page.
 import dataclasses
 import types
 import typing
-from dataclasses import field
 from typing import Any, Union
 
 from hmmoe.errors import unknown
 
 
-def option(default: Any, help: str, **limits: Any) -> Any:
-    """A dataclass field with its help text and limits: `choices`, `above`, `least`, `most`."""
-    metadata = {"help": help, **limits}
-    if callable(default):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
+def about(help: str, **limits: Any) -> dict[str, Any]:
+    """Metadata of a dataclass field: its help and its limits, of `choices`, `above`, `least` and `most`."""
+    return {"help": help, **limits}
 
 
 def build(kind: type, tree: Any, path: str) -> Any:
@@ -36,7 +32,7 @@ def build(kind: type, tree: Any, path: str) -> Any:
 
 
 def describe(kind: type, path: str = "") -> list[tuple[str, str, str]]:
-    """(key path, default, help) of every field, in order: what the command line and the reference page print."""
+    """(key path, default, help) of every field, in order, for help and reference."""
     rows = []
     for f in dataclasses.fields(kind):
         at = f"{path}.{f.name}" if path else f.name

@@ -1,1 +1,1 @@
-"""From a recipe to a trained, saved, compared run: transformers' Trainer does the loop, this package the rest."""
+"""From a recipe to a trained, saved, compared run: the loop is transformers' Trainer."""

@@ -6,42 +6,58 @@
     method: {name: hmmoe, budget: 0.06, points: 4}    # options go to the method
     train:  {epochs: 6, batch_size: 32, learning_rate: 3e-3}
 
-The help of every field stands beside it; `hmmoe train --keys` prints this table. Strings may hold `{data_root}`.
+The help of every field stands beside it; `hmmoe train --help` prints them. Strings may hold `{data_root}`.
 """
 
 import dataclasses
 import re
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hmmoe.options import build, option
+from hmmoe.options import about, build
 
 
 @dataclass
 class Train:
     """How long and how fast to train. Everything here is the same for all methods of a comparison."""
 
-    epochs: float | None = option(None, "passes over the training rows", above=0)
-    max_steps: int | None = option(None, "optimiser steps; rules over epochs where both are given", above=0)
-    batch_size: int = option(32, "rows per step", above=0)
-    learning_rate: float = option(1e-3, "peak rate of the adapter", above=0)
-    head_learning_rate: float | None = option(
-        None, "peak rate of the task head; as the adapter's if not given", above=0
+    epochs: float | None = field(default=None, metadata=about("passes over the training rows", above=0))
+    max_steps: int | None = field(
+        default=None, metadata=about("optimiser steps; rules over epochs where both are given", above=0)
     )
-    weight_decay: float = option(0.01, "AdamW's decoupled decay; norms and biases have none", least=0)
-    warmup: float = option(0.1, "share of the steps in which the rate rises from zero", least=0, most=1)
-    scheduler: str = option(
-        "cosine", "how the rate falls after the warm-up", choices=("cosine", "linear", "constant")
+    batch_size: int = field(default=32, metadata=about("rows per step", above=0))
+    learning_rate: float = field(default=1e-3, metadata=about("peak rate of the adapter", above=0))
+    head_learning_rate: float | None = field(
+        default=None, metadata=about("peak rate of the task head; as the adapter's if not given", above=0)
     )
-    max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0 leaves them alone", least=0)
-    seed: int = option(0, "of initialisation, data order and dropout", least=0)
-    precision: str = option("float32", "autocast of the forward pass", choices=("float32", "bfloat16"))
-    evaluations: int = option(4, "validations (and checkpoints) spread evenly over the run", above=0)
-    workers: int = option(0, "processes that load data; 0 where the rows are prepared in memory", least=0)
+    weight_decay: float = field(
+        default=0.01, metadata=about("AdamW's decoupled decay; norms and biases have none", least=0)
+    )
+    warmup: float = field(
+        default=0.1, metadata=about("share of the steps in which the rate rises from zero", least=0, most=1)
+    )
+    scheduler: str = field(
+        default="cosine",
+        metadata=about("how the rate falls after the warm-up", choices=("cosine", "linear", "constant")),
+    )
+    max_grad_norm: float = field(
+        default=1.0, metadata=about("gradients are clipped to this norm; 0 leaves them alone", least=0)
+    )
+    seed: int = field(default=0, metadata=about("of initialisation, data order and dropout", least=0))
+    precision: str = field(
+        default="float32", metadata=about("autocast of the forward pass", choices=("float32", "bfloat16"))
+    )
+    evaluations: int = field(
+        default=4, metadata=about("validations (and checkpoints) spread evenly over the run", above=0)
+    )
+    workers: int = field(
+        default=0,
+        metadata=about("processes that load data; 0 where the rows are prepared in memory", least=0),
+    )
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.max_steps is None:
@@ -52,22 +68,35 @@ class Train:
 class Recipe:
     """One training run, completely: task, frozen towers, method and training."""
 
-    name: str = option("", "the run's folder under runs/; the file's name if not given")
-    data_root: str | None = option(None, "folder that replaces {data_root} in any other value")
-    task: dict[str, Any] = option(dict, "name of the task and its options")
-    towers: dict[str, dict[str, Any]] = option(
-        dict, "per stream: name, local folder or hub id of the tower and its options"
+    name: str = field(
+        default="", metadata=about("the run's folder under runs/; the file's name if not given")
     )
-    method: dict[str, Any] = option(dict, "name of the method and its options")
-    train: Train = option(Train, "see Train")
-    prefix_cache: bool = option(
-        False, "compute the frozen blocks before the first fusion point once per row and keep them"
+    data_root: str | None = field(
+        default=None, metadata=about("folder that replaces {data_root} in any other value")
     )
-    skip_broken: bool = option(
-        False, "leave out rows whose media cannot be read, and count them, instead of stopping"
+    task: dict[str, Any] = field(default_factory=dict, metadata=about("name of the task and its options"))
+    towers: dict[str, dict[str, Any]] = field(
+        default_factory=dict,
+        metadata=about("per stream: name, local folder or hub id of the tower and its options"),
     )
-    rivals: dict[str, dict[str, Any]] = option(
-        dict, "for compare: per other method its learning_rate and whatever else it should do differently"
+    method: dict[str, Any] = field(default_factory=dict, metadata=about("name of the method and its options"))
+    train: Train = field(default_factory=Train, metadata=about("see Train"))
+    prefix_cache: bool = field(
+        default=False,
+        metadata=about("compute the frozen blocks before the first fusion point once per row and keep them"),
+    )
+    skip_broken: bool = field(
+        default=False,
+        metadata=about("leave out rows whose media cannot be read, and count them, instead of stopping"),
+    )
+    rivals: dict[str, dict[str, Any]] = field(
+        default_factory=dict,
+        metadata=about(
+            "for compare: per other method its learning_rate and whatever else it should do differently"
+        ),
+    )
+    minutes: float | None = field(
+        default=None, metadata=about("about how long one run takes on one core, for compare's opening line", above=0)
     )
 
     def __post_init__(self) -> None:
@@ -154,8 +183,8 @@ def _override(tree: Any, override: str) -> None:
         raise ValueError(f"override {override!r}: {'.'.join(parents)} is not a mapping in this recipe")
     try:
         tree[last] = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise ValueError(f"override {override!r}: {text!r} is not a YAML value") from None
+    except yaml.YAMLError:  # e.g. {data_root}/images: words, not YAML
+        tree[last] = text
 
 
 def _fill(value: Any, root: str | None) -> Any:

@@ -1,16 +1,15 @@
 """What every fine-tuning method is: options in, a model with only the right parameters trainable out.
 
-The equal-budget rule: a method's share is adapters / (backbones + adapters). The task head is counted apart, since it
-is the same for all. Every method adapts the same blocks (`points`) and takes the largest size whose share does not
-exceed `budget`.
+The equal-budget rule: a method's share is adapters / (backbones + adapters); the task head is counted apart, since
+it is the same for all. Every method adapts the same blocks (`points`) and takes the largest size whose share does
+not exceed `budget`.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hmmoe.errors import unknown
-from hmmoe.options import build, option
+from hmmoe.options import about, build
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Method:
         return build(cls, options, "method")
 
     def build(self, model: Any) -> Any:
-        """Freeze `model` (a MultimodalModel) but for the head and what the method adds, and return it, perhaps wrapped.
+        """Freeze `model` (a MultimodalModel) but for the head and what the method adds; return it, perhaps wrapped.
 
         New weights are drawn from torch's global generator: seed it first.
         """
@@ -41,11 +40,15 @@ class Method:
 class Budgeted(Method):
     """A method with adapters: sized by a budget or a rank, placed at fusion points."""
 
-    budget: float | None = option(None, "largest share adapters / (backbones + adapters)", above=0, most=0.99)
-    rank: int | None = option(None, "the size itself, instead of a budget", above=0)
-    points: int | list | None = option(
-        None,
-        "which blocks: a number spread evenly over the depths, or a list of {stream: block}; all if not given",
+    budget: float | None = field(
+        default=None, metadata=about("largest share adapters / (backbones + adapters)", above=0, most=0.99)
+    )
+    rank: int | None = field(default=None, metadata=about("the size itself, instead of a budget", above=0))
+    points: int | list | None = field(
+        default=None,
+        metadata=about(
+            "blocks: a number spread evenly over the depths, or a list of {stream: block}; all if not given"
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -58,19 +61,11 @@ class Budgeted(Method):
         Raises:
             ValueError: even rank 1 is above the budget; the sentence says the smallest share.
         """
+        from hmmoe.budget import largest_within
+
         if self.budget is None:
             return self.rank or 1
-        rank = int(self.budget * backbone / (1 - self.budget) / per_rank)
-        while share(per_rank * (rank + 1), backbone) <= self.budget:  # the division above may round down
-            rank += 1
-        while rank > 0 and share(per_rank * rank, backbone) > self.budget:
-            rank -= 1
-        if rank == 0:
-            least = share(per_rank, backbone)
-            raise ValueError(
-                f"budget {self.budget:g} is below what {self.name!r} needs at rank 1; the smallest share is {least:.2%}"
-            )
-        return rank
+        return largest_within(self.budget, backbone, lambda rank: rank * per_rank, f"rank of {self.name}")
 
 
 def share(adapter: int, backbone: int) -> float:
@@ -88,27 +83,15 @@ def adapted_blocks(model: Any, points: int | list | None) -> dict[str, list[str]
     """Per stream the module paths, within its tower, of the blocks that stand at a fusion point.
 
     Raises:
-        ValueError: a point names a stream or a block that is not there.
+        ValueError: `points` does not fit the towers.
     """
     from hmmoe.streams import find_blocks, spread
+    from hmmoe.streams.points import explicit
 
     blocks = {stream: find_blocks(tower) for stream, tower in model.towers.items()}
     depths = {stream: len(paths) for stream, paths in blocks.items()}
-    if not isinstance(points, list):
-        points = spread(depths, points or min(depths.values()))
-    chosen: dict[str, list[str]] = {stream: [] for stream in blocks}
-    for point in points:
-        for stream, block in point.items():
-            if stream not in blocks:
-                raise ValueError(unknown("stream in points", stream, blocks))
-            if not -depths[stream] <= block < depths[stream]:
-                raise ValueError(
-                    f"points name block {block} of {stream!r}, which has {depths[stream]} blocks"
-                )
-            path = blocks[stream][block]
-            if path not in chosen[stream]:
-                chosen[stream].append(path)
-    return chosen
+    where = explicit(points, depths) if isinstance(points, list) else spread(depths, points)
+    return {m: [blocks[m][point[m]] for point in where if m in point] for m in blocks}
 
 
 def count_parts(model: Any) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Frozen towers, trained head: y = head(f_1(x_1), …, f_M(x_M)), no f changed. The floor of every comparison."""
+"""Frozen towers, trained head: y = head(f_1(x_1), …, f_M(x_M)), no f changed. The floor of a comparison."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,21 +1,29 @@
 """HMMoE itself (arXiv 2503.20633): at every fusion point h_m = h_m + ΔX_m, with ΔX_m of `hmmoe.layer`."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hmmoe.methods.base import Budgeted
-from hmmoe.options import option
+from hmmoe.options import about
 
 
 @dataclass
 class HMMoE(Budgeted):
-    experts: dict | None = option(None, "number of experts of each kind; HMMoEConfig's own if not given")
-    router: str | None = option(None, "one gate per sample or per token", choices=("sample", "token"))
-    top_k: int | None = option(None, "experts kept per gate; all if not given", above=0)
-    balance_coef: float | None = option(None, "weight of the load-balance loss", least=0)
-    z_coef: float | None = option(None, "weight of the router's z-loss", least=0)
-    modality_dropout: float | None = option(
-        None, "chance that the experts lose sight of a stream", least=0, most=0.99
+    experts: dict | None = field(
+        default=None, metadata=about("number of experts of each kind; HMMoEConfig's own if not given")
+    )
+    router: str | None = field(
+        default=None, metadata=about("one gate per sample or per token", choices=("sample", "token"))
+    )
+    top_k: int | None = field(
+        default=None, metadata=about("experts kept per gate; all if not given", above=0)
+    )
+    balance_coef: float | None = field(
+        default=None, metadata=about("weight of the load-balance loss", least=0)
+    )
+    z_coef: float | None = field(default=None, metadata=about("weight of the router's z-loss", least=0))
+    modality_dropout: float | None = field(
+        default=None, metadata=about("chance that the experts lose sight of a stream", least=0, most=0.99)
     )
 
     name = "hmmoe"

@@ -1,21 +1,23 @@
 """LoRA through PEFT (Hu et al., arXiv 2106.09685): h = W x + (α/r) B A x, with B = 0 at the start.
 
-On every linear layer and every ungrouped convolution of the adapted blocks, with one rank for all of them. It departs
-from the paper, which adapts attention's query and value only, because the towers here are of any kind; all linear
-layers is what later practice (QLoRA, arXiv 2305.14314) found best at an equal budget.
+On every linear layer and every ungrouped convolution of the adapted blocks, with one rank for all of them. It
+departs from the paper, which adapts attention's query and value only, because the towers here are of any kind; all
+linear layers is what later practice (QLoRA, arXiv 2305.14314) recommends.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hmmoe.methods.base import Budgeted, adapted_blocks
-from hmmoe.options import option
+from hmmoe.options import about
 
 
 @dataclass
 class Lora(Budgeted):
-    alpha: float = option(2.0, "scale of the update, in multiples of the rank", above=0)
+    alpha: float = field(
+        default=2.0, metadata=about("scale of the update, in multiples of the rank", above=0)
+    )
 
     name = "lora"
     learning_rate = 3e-3

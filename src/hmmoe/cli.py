@@ -1,0 +1,196 @@
+"""The command line: hmmoe train | eval | predict | inspect | compare. Everything heavy is imported when it is used."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Fine-tune frozen encoders with HMMoE, and compare it with other methods.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Recipe keys to change.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+
+
+def _plain_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the user can mend is said in one sentence, with exit code 2; `--debug` shows the traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            print("interrupted; go on with --resume", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except (ValueError, OSError, FloatingPointError) as error:
+            if kwargs.get("debug"):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    return wrapped
+
+
+@app.command()
+@_plain_errors
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/<name> if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run folder that exists.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Train a recipe: adapter, metrics.json and report.html go to runs/<name>/."""
+    from hmmoe.engine.progress import Display
+    from hmmoe.engine.recipe import Recipe
+    from hmmoe.engine.train import train as run_training
+
+    _quiet()
+    loaded = Recipe.load(recipe, overrides or ())
+    folder = out or Path("runs") / loaded.name
+    with Display() as display:
+        metrics = run_training(loaded, folder, resume=resume, report=display.row(loaded.name))
+    _print_metrics(metrics)
+    print(f"report: {folder / 'report.html'}")
+
+
+@app.command(name="eval")
+@_plain_errors
+def evaluate(
+    run: Run,
+    split: Annotated[str, typer.Option(help="Which rows: train, validation or test.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a finished run on a split."""
+    import json
+
+    from hmmoe.engine.evaluate import evaluate as measure
+    from hmmoe.engine.progress import Display
+
+    _quiet()
+    with Display() as display:
+        result = measure(run, split, display.row(f"{run.name} {split}"))
+    if as_json:
+        print(json.dumps(result.metrics))
+        return
+    for name, value in result.metrics.items():
+        print(f"{split} {name}: {value:.4f}")
+
+
+@app.command()
+@_plain_errors
+def predict(
+    run: Run,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="STREAM=INPUT…", help='e.g. image=photo.png text="what colour is it?"')
+    ],
+    debug: Debug = False,
+) -> None:
+    """Ask a finished run about your own inputs: a file for an image or a sound, words for text."""
+    from hmmoe.engine.predict import predict as ask
+
+    _quiet()
+    for name, value in ask(run, inputs).items():
+        print(f"{name}: {value}")
+
+
+@app.command()
+@_plain_errors
+def inspect(run: Run, debug: Debug = False) -> None:
+    """Print what a finished run consists of: parameters by part, fusion points, mean routing."""
+    from rich.console import Console
+
+    from hmmoe.engine.inspect import describe_run
+
+    console = Console()
+    for part in describe_run(run):
+        console.print(part, highlight=False)
+
+
+@app.command()
+@_plain_errors
+def compare(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")],
+    overrides: Overrides = None,
+    methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = "frozen,lora,hmmoe",
+    seeds: Annotated[int, typer.Option(help="Runs per method.")] = 3,
+    budget: Annotated[float | None, typer.Option(help="Trainable share of every method with adapters.")] = None,
+    tune: Annotated[int, typer.Option(help="Learning rates to try per method, chosen on validation.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Runs at the same time.")] = 2,
+    threads: Annotated[int, typer.Option(help="Processor threads per run.")] = 1,
+    folder: Annotated[Path | None, typer.Option(help="Where the runs go; runs/<name>-compare if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the result here as JSON.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Train several methods alike and print the table. What is done already is not done again."""
+    import json
+    import shlex
+
+    from rich.console import Console
+
+    from hmmoe.engine.compare import compare as run_comparison
+    from hmmoe.engine.compare import table
+    from hmmoe.engine.progress import Display
+    from hmmoe.engine.recipe import Recipe
+
+    loaded = Recipe.load(recipe, overrides or ())
+    folder = folder or Path("runs") / f"{loaded.name}-compare"
+    with Display() as display:
+        result = run_comparison(
+            loaded,
+            [name.strip() for name in methods.split(",") if name.strip()],
+            seeds=seeds,
+            folder=folder,
+            budget=budget,
+            tune=tune,
+            workers=jobs,
+            threads=threads,
+            display=display,
+            command=shlex.join(["hmmoe", *sys.argv[1:]]),
+        )
+    Console().print(table(result))
+    print(f"reports: {folder}/*/report.html")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"result: {out}")
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    parts = metrics["parameters"]
+    view = Table(show_header=False, box=None)
+    for split in ("validation", "test"):
+        for name, value in metrics[split].items():
+            view.add_row(f"{split} {name}", f"{value:.4f}")
+    view.add_row("adapter", f"{parts['adapter']:,} parameters, {parts['share']:.2%} of backbones and adapters")
+    view.add_row("head", f"{parts['head']:,} parameters")
+    view.add_row("time", f"{metrics['seconds']:.0f} s, {metrics['rows_per_second']:.0f} rows/s")
+    view.add_row("peak memory", f"{metrics['peak_mib']:.0f} MiB")
+    Console().print(view, highlight=False)
+
+
+def _quiet() -> None:
+    """Silence what libraries say on import and at start; our own errors and bars say what matters."""
+    import os
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,75 @@
+"""From a recipe to live parts: task, towers, model, data. The same seed gives the same weights for every method."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hmmoe
+from hmmoe.backbones import Tower, load_tower
+from hmmoe.data import Collator, Prepared
+from hmmoe.engine.recipe import Recipe
+from hmmoe.errors import unknown
+from hmmoe.methods import Method, make_method
+from hmmoe.tasks import TASKS
+
+
+@dataclass
+class Parts:
+    """Everything that a run works with."""
+
+    recipe: Recipe
+    task: Any
+    towers: dict[str, Tower]
+    method: Method
+    model: Any  # as the method built it
+    collator: Any
+
+    def rows(self, split: str) -> Any:
+        """The rows of a split, preprocessed once and kept in memory."""
+        return Prepared(self.task.dataset(split), self.towers, self.task)
+
+
+def assemble(recipe: Recipe, saved: str | Path | None = None) -> Parts:
+    """Build all parts of `recipe`, with the weights that a run saved in the folder `saved` where given.
+
+    Raises:
+        ValueError: an unknown name or option anywhere, or towers that do not fit the task's streams.
+    """
+    method = make_method(recipe.method)
+    options = dict(recipe.task)
+    name = options.pop("name")
+    if name not in TASKS:
+        raise ValueError(unknown("task", name, TASKS))
+    try:
+        task = TASKS[name](**options)
+    except TypeError as error:  # an option that the task does not have
+        raise ValueError(f"recipe key task: {error}") from None
+    for stream in recipe.towers:
+        if stream not in task.streams:
+            raise ValueError(unknown(f"stream in towers of task {name!r}", stream, task.streams))
+    missing = [stream for stream in task.streams if stream not in recipe.towers]
+    if missing:
+        raise ValueError(f"task {name!r} needs a tower for stream {missing[0]!r}; add towers.{missing[0]}.name")
+    towers = {}
+    for stream in task.streams:  # the task's order, whatever the recipe's
+        options = dict(recipe.towers[stream])
+        towers[stream] = load_tower(options.pop("name"), **options)
+        if towers[stream].modality != task.streams[stream]:
+            raise ValueError(
+                f"stream {stream!r} of task {name!r} is {task.streams[stream]}, but tower "
+                f"{recipe.towers[stream]['name']!r} reads {towers[stream].modality}"
+            )
+    torch.manual_seed(recipe.train.seed)
+    model = build_model(task, towers)
+    torch.manual_seed(recipe.train.seed + 1)  # the head is the same for all methods, whatever they draw
+    model = method.load(model, str(saved)) if saved is not None else method.build(model)
+    return Parts(recipe, task, towers, method, model, Collator(towers, task))
+
+
+def build_model(task: Any, towers: dict[str, Tower]) -> Any:
+    """The task's head on frozen towers."""
+    modules = {stream: tower.module for stream, tower in towers.items()}
+    widths = {stream: tower.width for stream, tower in towers.items()}
+    return hmmoe.MultimodalModel(modules, task.head(widths), folded=task.folded, groups=task.groups)

@@ -1,0 +1,194 @@
+"""`hmmoe compare`: several methods on one recipe, the same towers, rows, order, head, steps and budget for all.
+
+Every method gets the same number of learning rates to try, on seed 0 and judged by validation only; then all its seeds
+run at the best one. A run is a folder, so an interrupted comparison goes on where it was.
+"""
+
+import copy
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hmmoe.engine.progress import Display
+from hmmoe.engine.recipe import Recipe
+from hmmoe.engine.run import machine
+from hmmoe.engine.workers import Job, run_all
+from hmmoe.methods import Budgeted, make_method, method_named
+
+SPACING = math.sqrt(10)  # between neighbouring learning rates of the grid
+
+
+def compare(
+    recipe: Recipe,
+    methods: Sequence[str],
+    *,
+    seeds: int,
+    folder: str | Path,
+    budget: float | None = None,
+    tune: int = 1,
+    workers: int = 2,
+    threads: int = 1,
+    display: Display,
+    command: str = "",
+) -> dict[str, Any]:
+    """Train every method with every seed and collect what came out.
+
+    Args:
+        seeds: number of seeds, 0, 1, ….
+        folder: where the runs go, one folder each.
+        budget: trainable share of all methods that have adapters; the recipe's if not given.
+        tune: learning rates to try per method, around its own; 1 takes that one untried.
+        workers: runs at the same time, of `threads` threads each.
+
+    Returns:
+        `{"recipe", "command", "machine", "metric", "sizes", "methods"}`, the form of benchmarks/results.
+
+    Raises:
+        ValueError: an unknown method, no budget, or numbers below 1.
+        ChildProcessError: a run failed.
+    """
+    for name, value in (("seeds", seeds), ("tune", tune), ("jobs", workers), ("threads", threads)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not methods or len(set(methods)) < len(methods):
+        raise ValueError(f"methods must name each method once, got {', '.join(methods) or 'none'}")
+    recipes = {name: recipe_for(recipe, name, budget) for name in methods}
+    rates = {name: grid(r.train.learning_rate, tune) for name, r in recipes.items()}
+    folder = Path(folder)
+    display.say(opening(recipe, methods, seeds, tune, workers))
+
+    def job(name: str, rate: float, seed: int, test: bool) -> Job:
+        tree = recipes[name].to_dict()
+        tree["train"] |= {"learning_rate": rate, "seed": seed}
+        kind = "" if test else "tune-"
+        return Job(f"{name} seed {seed} rate {rate:g}", tree, str(folder / f"{kind}{name}-rate{rate:g}-seed{seed}"), test)
+
+    trials: dict[str, dict[float, float]] = {name: {} for name in methods}
+    if tune > 1:
+        jobs = {job(name, rate, 0, False): (name, rate) for name in methods for rate in rates[name]}
+        for done, metrics in run_all(list(jobs), workers, threads, display.row):
+            name, rate = jobs[done]
+            trials[name][rate] = metrics["validation"][metrics["metric"]]
+            display.say(f"{done.name}: validation {metrics['metric']} {trials[name][rate]:.4f}")
+    chosen = {name: max(sorted(trials[name] or rates[name]), key=lambda r: trials[name].get(r, 0.0)) for name in methods}
+
+    results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in methods}
+    finals = {job(name, chosen[name], seed, True): (name, seed) for seed in range(seeds) for name in methods}
+    for done, metrics in run_all(list(finals), workers, threads, display.row):
+        name, seed = finals[done]
+        results[name][seed] = metrics
+        display.say(f"{done.name}: test {metrics['metric']} {metrics['test'][metrics['metric']]:.4f} · {done.folder}")
+    return _collect(recipe, command, results, chosen, trials)
+
+
+def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Recipe:
+    """`recipe` with another method at the same budget and points, and what its `rivals` entry says.
+
+    Raises:
+        ValueError: the method is unknown, has an option that it should not, or there is no budget.
+    """
+    kind = method_named(method)
+    tree = copy.deepcopy(recipe.to_dict())
+    own = tree["method"]
+    budget = own.get("budget") if budget is None else budget
+    rival = dict(tree["rivals"].pop(method, {}))
+    tree["rivals"] = {}
+    if method == own["name"]:
+        rate = tree["train"]["learning_rate"]
+    else:
+        rate = kind.learning_rate
+        tree["method"] = {"name": method}
+        if issubclass(kind, Budgeted) and own.get("points") is not None:
+            tree["method"]["points"] = own["points"]
+    if issubclass(kind, Budgeted):
+        if budget is None:
+            raise ValueError("a comparison needs the same budget for all: give --budget or the recipe key method.budget")
+        tree["method"]["budget"] = budget
+        tree["method"].pop("rank", None)
+    else:
+        tree["train"]["head_learning_rate"] = None  # the head is all there is: its rate is the one that is tuned
+    tree["train"]["learning_rate"] = rival.pop("learning_rate", rate)
+    tree["method"] |= rival
+    make_method(tree["method"])  # complain before anything runs
+    return Recipe.from_dict(tree)
+
+
+def grid(middle: float, count: int) -> list[float]:
+    """`count` rates around `middle`, evenly spaced in the logarithm, two digits each.
+
+    >>> grid(1e-3, 3)
+    [0.00032, 0.001, 0.0032]
+    """
+    return [float(f"{middle * SPACING ** (i - (count - 1) / 2):.2g}") for i in range(count)]
+
+
+def opening(recipe: Recipe, methods: Sequence[str], seeds: int, tune: int, workers: int) -> str:
+    """One line: what is going to happen, and about how long it takes."""
+    runs = len(methods) * (seeds + (tune if tune > 1 else 0))
+    line = f"{recipe.name}: {', '.join(methods)}; {seeds} seed{'s' * (seeds > 1)} each"
+    if tune > 1:
+        line += f" after {tune} learning rates tried on validation"
+    line += f"; {runs} runs, {workers} at a time"
+    if recipe.minutes:
+        line += f", about {math.ceil(runs / workers) * recipe.minutes:.0f} minutes on a common CPU"
+    return line
+
+
+def table(result: dict[str, Any]) -> Any:
+    """The result as a rich table, best mean first marked."""
+    from rich.table import Table
+
+    few = min(len(m["values"]) for m in result["methods"].values()) < 2
+    view = Table(
+        title=f"{result['recipe']}: test {result['metric']}",
+        caption="one seed: the spread is unknown, so no difference here is shown to be real" if few else None,
+    )
+    view.add_column("method")
+    heads = (f"{result['metric']} (mean ± std)", "trainable share", "seconds", "peak MiB", "learning rate")
+    for head in heads:
+        view.add_column(head, justify="right")
+    best = max(statistics.mean(m["values"]) for m in result["methods"].values())
+    for name, m in result["methods"].items():
+        mean = statistics.mean(m["values"])
+        spread = f"± {statistics.stdev(m['values']):.4f}" if len(m["values"]) > 1 else "± ?"
+        view.add_row(
+            name,
+            f"{mean:.4f} {spread}",
+            f"{m['share']:.2%}",
+            f"{m['seconds']:.0f}",
+            f"{m['peak_mib']:.0f}",
+            f"{m['learning_rate']:g}",
+            style="bold" if mean == best else None,
+        )
+    return view
+
+
+def _collect(
+    recipe: Recipe,
+    command: str,
+    results: dict[str, dict[int, dict[str, Any]]],
+    chosen: dict[str, float],
+    trials: dict[str, dict[float, float]],
+) -> dict[str, Any]:
+    any_run = next(iter(next(iter(results.values())).values()))
+    methods = {}
+    for name, by_seed in results.items():
+        runs = [by_seed[seed] for seed in sorted(by_seed)]
+        methods[name] = {
+            "share": round(runs[0]["parameters"]["share"], 6),
+            "values": [run["test"][run["metric"]] for run in runs],
+            "seconds": round(statistics.mean(run["seconds"] for run in runs), 2),
+            "peak_mib": max(run["peak_mib"] for run in runs),
+            "learning_rate": chosen[name],
+            "trials": {f"{rate:g}": value for rate, value in sorted(trials[name].items())},
+        }
+    return {
+        "recipe": recipe.name,
+        "command": command,
+        "machine": machine(),
+        "metric": any_run["metric"],
+        "sizes": {**any_run["rows"], "steps": any_run["steps"], "batch_size": recipe.train.batch_size},
+        "methods": methods,
+    }

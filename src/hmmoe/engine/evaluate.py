@@ -1,0 +1,62 @@
+"""`hmmoe eval`: a finished run on a split."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hmmoe.engine.run import RunDir
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Evaluation:
+    """A split's figures, the logits behind them (a tensor or a mapping of tensors) and mean routing."""
+
+    metrics: dict[str, float]
+    logits: Any
+    rows: Any
+    routing: dict[str, Any] | None
+
+
+def evaluate(path: str | Path, split: str = "test", report: Report | None = None) -> Evaluation:
+    """Load the run in `path` and measure it on `split`.
+
+    Raises:
+        FileNotFoundError: no run there.
+        ValueError: the run is unfinished, or the task has no such split.
+    """
+    run = RunDir(path)
+    run.finished_metrics()
+    from hmmoe.engine.assemble import assemble
+    from hmmoe.engine.trainer import RunTrainer
+
+    parts = assemble(run.recipe(), saved=run.path)
+    with TemporaryDirectory() as folder:  # the Trainer makes its output folder whatever it is for
+        trainer = RunTrainer(
+            parts.model,
+            RunDir(folder),
+            parts.recipe.train,
+            steps=1,
+            metric=parts.task.metric,
+            metrics=parts.task.metrics,
+            collator=parts.collator,
+            report=report,
+        )
+        return on_split(trainer, parts, split)
+
+
+def on_split(trainer: Any, parts: Any, split: str) -> Evaluation:
+    """Measure `trainer`'s model on a split of the task."""
+    from hmmoe.engine.measure import RoutingMeter
+    from hmmoe.engine.trainer import TIMING, tensors
+
+    rows = parts.rows(split)
+    with RoutingMeter().watch(parts.model) as meter:
+        output = trainer.predict(rows, metric_key_prefix=split)
+    prefix = f"{split}_"
+    metrics = {k.removeprefix(prefix): v for k, v in output.metrics.items()}
+    metrics = {k: v for k, v in metrics.items() if k not in TIMING}
+    return Evaluation(metrics, tensors(output.predictions), rows, meter.result())

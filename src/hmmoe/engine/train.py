@@ -1,0 +1,96 @@
+"""`hmmoe train`: one run from recipe to results. Validation selects the checkpoint; the test split is read once, last."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hmmoe.engine.recipe import Recipe
+from hmmoe.engine.run import RunDir
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def train(
+    recipe: Recipe, path: str | Path, *, resume: bool = False, test: bool = True, report: Report | None = None
+) -> dict[str, Any]:
+    """Train, select and test the recipe in the run folder `path`; see `RunDir` for what is left there.
+
+    Args:
+        resume: go on with what is in the folder; a finished run is not run again.
+        test: without it the run ends with its validation figures, as a search for a learning rate must.
+        report: is told of progress, see `progress.Display`.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        ValueError: a recipe that does not fit, or a folder of another recipe.
+        FloatingPointError: the loss stopped being finite; the last good checkpoint is kept.
+    """
+    run = RunDir.start(path, recipe, resume)
+    if (done := run.metrics()) is not None:
+        return done
+    report = report or (lambda _: None)
+    report({"phase": "load"})
+    from hmmoe.engine.assemble import assemble
+
+    parts = assemble(recipe)
+    return _fit(parts, run, test, report)
+
+
+def _fit(parts: Any, run: RunDir, test: bool, report: Report) -> dict[str, Any]:
+    from hmmoe.engine.evaluate import on_split
+    from hmmoe.engine.measure import parameters, peak_mib
+    from hmmoe.engine.trainer import WEIGHTS, RunTrainer, load_learning
+
+    options = parts.recipe.train
+    rows, validation = parts.rows("train"), parts.rows("validation")
+    per_epoch = max(1, len(rows) // options.batch_size)
+    steps = options.max_steps or max(1, round(options.epochs * per_epoch))
+    trainer = RunTrainer(
+        parts.model,
+        run,
+        options,
+        steps=steps,
+        metric=parts.task.metric,
+        metrics=parts.task.metrics,
+        collator=parts.collator,
+        rows=rows,
+        validation=validation,
+        report=report,
+    )
+    checkpoint = run.newest_checkpoint()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    best = trainer.best_step
+    load_learning(parts.model, run.checkpoint(best) / WEIGHTS)
+    curves = trainer.curves()
+    seconds = curves["train"][-1]["seconds"]
+    metrics: dict[str, Any] = {
+        "metric": parts.task.metric,
+        "validation": next(entry["metrics"] for entry in curves["validation"] if entry["step"] == best),
+        "parameters": parameters(parts.model),
+        "rows": {"train": len(rows), "validation": len(validation)},
+        "steps": steps,
+        "best_step": best,
+        "seconds": seconds,
+        "rows_per_second": round(steps * options.batch_size / seconds, 2),
+    }
+
+    def write(folder: Path) -> dict[str, Any]:
+        parts.method.save(parts.model, str(folder))
+        evaluation = on_split(trainer, parts, "test") if test else None
+        if evaluation is not None:
+            metrics["test"] = evaluation.metrics
+            metrics["rows"]["test"] = len(evaluation.rows)
+            metrics["routing"] = evaluation.routing
+        metrics["peak_mib"] = peak_mib()
+        metrics["curves"] = curves
+        if evaluation is not None:
+            from hmmoe.report import write_report
+
+            write_report(folder / "report.html", run, parts, metrics, evaluation)
+        return metrics
+
+    done = run.finish(write)
+    report({"phase": "done"})
+    return done

@@ -1,0 +1,103 @@
+"""Several runs at once, each in a fresh process: memory figures are then the run's own, and a crash is one run's."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from hmmoe.engine.recipe import Recipe
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run: its row's name in the display, its recipe as a mapping, its folder, and whether to test."""
+
+    name: str
+    recipe: dict[str, Any]
+    folder: str
+    test: bool = True
+
+
+def run_all(
+    jobs: Sequence[Job], workers: int, threads: int, row: Callable[[str], Report]
+) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Run the jobs, at most `workers` at a time; yield each with its metrics as it finishes.
+
+    Args:
+        threads: of each worker's tensor operations.
+        row: name -> where that run's progress reports go.
+
+    Raises:
+        ChildProcessError: a run failed, with its sentence. The other running ones are stopped; they can be resumed.
+    """
+    context = multiprocessing.get_context("spawn")
+    waiting = list(reversed(jobs))
+    running: dict[Connection, tuple[Job, Any, Report]] = {}
+    with _environment(OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false"):
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    job = waiting.pop()
+                    receiver, sender = context.Pipe(duplex=False)
+                    process = context.Process(target=_work, args=(job, sender), daemon=True)
+                    process.start()
+                    sender.close()
+                    running[receiver] = (job, process, row(job.name))
+                for receiver in wait(list(running)):
+                    job, process, report = running[receiver]  # type: ignore[index]
+                    try:
+                        message = receiver.recv()  # type: ignore[union-attr]
+                    except EOFError:
+                        process.join()
+                        raise ChildProcessError(f"run {job.name} died with exit code {process.exitcode}") from None
+                    if "state" in message:
+                        report(message["state"])
+                        continue
+                    process.join()
+                    del running[receiver]  # type: ignore[arg-type]
+                    if "error" in message:
+                        raise ChildProcessError(f"run {job.name}: {message['error']}")
+                    yield job, message["metrics"]
+        finally:
+            for _, process, _ in running.values():
+                process.terminate()
+                process.join()
+
+
+def _work(job: Job, pipe: Connection) -> None:
+    """In the worker: train, and send reports, then metrics or an error's sentence."""
+    from hmmoe.engine.train import train
+
+    try:
+        metrics = train(
+            Recipe.from_dict(job.recipe),
+            job.folder,
+            resume=True,
+            test=job.test,
+            report=lambda state: pipe.send({"state": state}),
+        )
+        pipe.send({"metrics": metrics})
+    except (ValueError, OSError, FloatingPointError) as error:
+        pipe.send({"error": str(error)})
+    finally:
+        pipe.close()
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Environment variables as the workers shall find them."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
