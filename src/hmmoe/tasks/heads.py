@@ -1,0 +1,50 @@
+"""Heads that read the mean of each stream's tokens."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def mean_tokens(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the real tokens: (…, N, D) -> (…, D); zeros where no token is real (a missing stream)."""
+    if mask is None:
+        return states.mean(-2)
+    weight = mask.to(states.dtype).unsqueeze(-1)  # (…, N, 1)
+    return (states * weight).sum(-2) / weight.sum(-2).clamp(min=1)
+
+
+class PooledHead(nn.Module):
+    """Classes from the mean-pooled tokens of all streams side by side: (…, N_m, D_m) -> (…, classes).
+
+    With folded streams the answer is per item: (B, T, N, D) -> (B, T, classes). A missing stream counts as
+        zeros.
+
+    Args:
+        widths: stream -> D_m.
+        classes: size of the answer.
+        kind: "linear", or "mlp" with one hidden layer of 256.
+    """
+
+    def __init__(self, widths: Mapping[str, int], classes: int, kind: str = "linear"):
+        super().__init__()
+        self.widths = dict(widths)
+        total = sum(self.widths.values())
+        if kind == "linear":
+            self.answer: nn.Module = nn.Linear(total, classes)
+        else:
+            self.answer = nn.Sequential(nn.Linear(total, 256), nn.GELU(), nn.Linear(256, classes))
+
+    def forward(self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> Tensor:
+        known = {m: mean_tokens(x, masks.get(m)) for m, x in states.items()}
+        like = next(iter(known.values()))
+        pooled = [
+            known[m] if m in known else like.new_zeros(*like.shape[:-1], width)
+            for m, width in self.widths.items()
+        ]
+        return self.answer(torch.cat(pooled, -1))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy: logits (…, classes), labels (…)."""
+        return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
