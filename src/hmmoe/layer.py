@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hmmoe.errors import unknown
 from hmmoe.experts import EXPERTS, ChannelExperts
-from hmmoe.router import Router, balance_loss, expert_bias, z_loss
+from hmmoe.router import Router, expert_bias
 
 DEFAULT_EXPERTS = {"affine": 2, "conditioned_affine": 2, "cross_attention": 1, "channel_attention": 1}
 ROUTERS = ("sample", "token")
@@ -34,8 +34,8 @@ class Routing:
 
     Attributes:
         weights: per stream `(B, E)`, or `(B, N, E)` when routed per token; detached.
-        balance: scalar, see `router.balance_loss`.
-        z: scalar, see `router.z_loss`.
+        balance: scalar, the load-balancing loss of `router.Router`.
+        z: scalar, its z-loss.
     """
 
     weights: dict[str, Tensor]
@@ -136,30 +136,24 @@ class HMMoELayer(nn.Module):
         """
         masks = dict(masks or {})
         self._check(states, masks)
-        z, c, there = {}, {}, {}
+        z, c, split = {}, {}, {}
         for m in states:  # in rank space from here on
             z[m] = self._down(m, states[m])  # (B, N, W)
             c[m] = masked_mean(z[m], masks.get(m))  # (B, W)
-            there[m] = masks[m].any(-1) if m in masks else c[m].new_ones(len(c[m]), dtype=torch.bool)  # (B,)
-        seen = {m: self._hide(there[m]) for m in z}
-        if masks or self.training and self.modality_dropout:
-            c = {m: c[m] * seen[m][:, None] for m in z}
+            split[m] = z[m].split(self.pieces, -1)
         nothing = torch.zeros_like(next(iter(c.values())))
-        c = {m: c.get(m, nothing) for m in self.widths}
-        sensed = self.router.sense_all(torch.cat(list(c.values()), -1))
-        split = {m: z[m].split(self.pieces, -1) for m in z}
-
-        updates, weights, balance, z_sum = {}, {}, nothing.new_zeros(()), nothing.new_zeros(())
+        there = {m: masks[m].any(-1) if m in masks else None for m in z}  # (B,); None: in every sample
+        seen = {m: self._hide(there[m], nothing) for m in z}
+        c = {m: c[m] if m in c else nothing for m in self.widths}
+        c = {m: c[m] if seen.get(m) is None else c[m] * seen[m][:, None] for m in c}
+        available = {m: self._available(m, seen, nothing) for m in z}
+        counted = {m: masks.get(m) for m in z} if self.router.token else there
+        gates, balance, z_loss = self.router(torch.cat(list(c.values()), -1), z, available, counted)
+        updates = {}
         for m in z:
-            available = self._available(m, seen, there[m])  # (B, E)
-            gate, logits = self.router(m, sensed, z[m], available)
-            y = self._mix(m, split, c, gate.to(z[m].dtype), masks, seen)  # (B, N, W)
+            y = self._mix(m, split, c, gates[m].to(z[m].dtype), masks, seen)  # (B, N, W)
             updates[m] = self._up(m, y, states[m], masks.get(m))
-            counted = there[m] if gate.dim() == 2 else masks.get(m, there[m][:, None].expand(gate.shape[:2]))
-            balance = balance + balance_loss(gate, available, counted) / len(z)
-            z_sum = z_sum + z_loss(logits, counted) / len(z)
-            weights[m] = gate.detach()
-        return updates, Routing(weights, balance, z_sum)
+        return updates, Routing({m: gate.detach() for m, gate in gates.items()}, balance, z_loss)
 
     def _down(self, m: str, x: Tensor) -> Tensor:
         weight = self.down[m].weight
@@ -172,19 +166,22 @@ class HMMoELayer(nn.Module):
         update = self.up[m](y).to(x.dtype)
         return update if mask is None else update * mask[..., None]
 
-    def _hide(self, there: Tensor) -> Tensor:
-        """Which samples show a stream to the others: those that have it, less modality dropout."""
+    def _hide(self, there: Tensor | None, nothing: Tensor) -> Tensor | None:
+        """In which samples the others see a stream, `(B,)` or None for all: where it is, less modality dropout."""
         if not self.training or self.modality_dropout == 0 or len(self.widths) == 1:
             return there
-        return there & (torch.rand(there.shape, device=there.device) >= self.modality_dropout)
+        kept = torch.rand(len(nothing), device=nothing.device) >= self.modality_dropout
+        return kept if there is None else kept & there
 
-    def _available(self, m: str, seen: Mapping[str, Tensor], there: Tensor) -> Tensor:
-        """Experts with something to read, `(B, E)`: the uni-modal ones, and the rest where any other stream is seen."""
-        some = torch.zeros_like(there)
-        for n in self.others[m]:
-            if n in seen:
-                some = some | seen[n]
-        return some[:, None] | self.alone
+    def _available(self, m: str, seen: Mapping[str, Tensor | None], nothing: Tensor) -> Tensor | None:
+        """Experts with something to read, `(B, E)` or None for all: uni-modal ones, and all where another stream is seen."""
+        some = [seen[n] for n in self.others[m] if n in seen]
+        if any(s is None for s in some):
+            return None
+        anything = torch.zeros(len(nothing), dtype=torch.bool, device=nothing.device)
+        for s in some:
+            anything = anything | s
+        return anything[:, None] | self.alone
 
     def _mix(
         self,
@@ -193,7 +190,7 @@ class HMMoELayer(nn.Module):
         c: Mapping[str, Tensor],
         gate: Tensor,
         masks: Mapping[str, Tensor],
-        seen: Mapping[str, Tensor],
+        seen: Mapping[str, Tensor | None],
     ) -> Tensor:
         """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
         gate = (gate if gate.dim() == 3 else gate[:, None]).repeat_interleave(self.rank, -1)  # (B, 1 or N, W)
@@ -201,7 +198,7 @@ class HMMoELayer(nn.Module):
         parts = [g * self._tokens(m, i, z, masks, seen) for i, g in enumerate(over_tokens)]
         if self.channel_kinds:
             scale, shift = self._channels(m, c)
-            parts.insert(0, torch.addcmul(shift * over_channels, F.gelu(z[m][0]), scale * over_channels))
+            parts.insert(0, torch.addcmul(shift * over_channels, F.silu(z[m][0]), scale * over_channels))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
     def _channels(self, m: str, c: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -220,7 +217,7 @@ class HMMoELayer(nn.Module):
         i: int,
         z: Mapping[str, tuple[Tensor, ...]],
         masks: Mapping[str, Tensor],
-        seen: Mapping[str, Tensor],
+        seen: Mapping[str, Tensor | None],
     ) -> Tensor:
         """The i-th kind of token experts of stream m, reading the others side by side, `(B, N, n*r)`."""
         own, others = z[m][1 + i], [n for n in self.others[m] if n in z]
@@ -228,11 +225,18 @@ class HMMoELayer(nn.Module):
             return torch.zeros_like(own)  # nothing to read: gate is zero
         group = self.experts[m][self.token_kinds[i]]
         read = torch.cat([z[n][1 + i] for n in others], 1) if len(others) > 1 else z[others[0]][1 + i]
-        if all(n not in masks for n in others) and not (self.training and self.modality_dropout):
+        if all(n not in masks and seen[n] is None for n in others):
             return group(own, read, masks.get(m), None)
-        real = [masks.get(n, own.new_ones(z[n][0].shape[:2], dtype=torch.bool)) & seen[n][:, None] for n in others]
+        real = [self._seen_tokens(z[n][0], masks.get(n), seen[n]) for n in others]
         mask = torch.cat(real, 1)
         return group(own, read, masks.get(m), mask | ~mask.any(-1, keepdim=True))  # no True: gate is zero
+
+    @staticmethod
+    def _seen_tokens(z: Tensor, mask: Tensor | None, seen: Tensor | None) -> Tensor:
+        """`(B, N)` bool."""
+        if mask is None:
+            mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
+        return mask if seen is None else mask & seen[:, None]
 
     def _check(self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
         for m in [*states, *masks]:
@@ -277,6 +281,6 @@ def check_experts(experts: Mapping[str, int]) -> dict[str, int]:
 def masked_mean(z: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over real tokens, `(B, N, W)` -> `(B, W)`; zero where there is none."""
     if mask is None:
-        return z.mean(1)
+        return z.sum(1) / z.shape[1]
     real = mask[..., None].to(z.dtype)
     return (z * real).sum(1) / real.sum(1).clamp(min=1)

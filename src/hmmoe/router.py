@@ -58,57 +58,82 @@ class Router(nn.Module):
         for token in self.token.values():
             nn.init.normal_(token.weight, std=1e-2)
 
-    def sense_all(self, pooled: Tensor) -> Tensor:
-        """What all streams' routers look at: `(B, M * W)` pooled low-rank states, zero where missing -> `(B, hidden)`."""
-        return torch.tanh(self.sense(pooled))
-
-    def forward(self, stream: str, sensed: Tensor, z: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of one stream's experts.
+    def forward(
+        self,
+        pooled: Tensor,
+        z: Mapping[str, Tensor],
+        available: Mapping[str, Tensor | None],
+        counted: Mapping[str, Tensor | None],
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Weights of all streams' experts.
 
         Args:
-            stream: its name.
-            sensed: `(B, hidden)` from `sense_all`.
-            z: `(B, N, W)` its low-rank states (read per token only).
-            available: `(B, E)` bool.
+            pooled: `(B, M * W)` pooled low-rank states of all streams side by side, zero where missing.
+            z: stream -> `(B, N, W)`, the streams to route; their tokens are read only when routing per token.
+            available: stream -> `(B, E)` bool, or None when all experts are.
+            counted: stream -> what counts in the losses, `(B,)` bool (per token: `(B, N)`), or None when all do.
 
         Returns:
-            weights and logits, `(B, E)` or `(B, N, E)`; a sample without any available expert gets weights of 0.
+            stream -> `(B, E)` or `(B, N, E)` weights, zero for a sample without any available expert; the balance loss and
+            the z-loss, averaged over streams.
         """
-        logits = self.rate[stream](sensed)  # (B, E)
+        sensed = torch.tanh(self.sense(pooled))  # (B, hidden)
+        logits = {m: self.rate[m](sensed) for m in z}  # (B, E)
         if self.token:
-            logits = logits[:, None] + self.token[stream](z)  # (B, N, E)
-            available = available[:, None]
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # softmax never runs in half precision
-        lowest = torch.finfo(logits.dtype).min
-        logits = logits.masked_fill(~available, lowest)
-        kept = logits
-        if self.top_k is not None and self.top_k < logits.shape[-1]:
-            floor = logits.topk(self.top_k, -1).values[..., -1:]
-            kept = logits.masked_fill(logits < floor, lowest)
-        return kept.softmax(-1) * available, logits
+            logits = {m: x[:, None] + self.token[m](z[m]) for m, x in logits.items()}  # (B, N, E)
+        shapes = [x.shape for x in logits.values()]
+        lengths = [shape[:-1].numel() for shape in shapes]
+        rows = torch.cat([x.flatten(0, -2) for x in logits.values()])  # (R, E): all decisions of all streams
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))  # never a softmax in half precision
+        can = None
+        if any(a is not None for a in available.values()):
+            can = torch.cat([_as_rows(available[m], shape, rows) for m, shape in zip(z, shapes, strict=True)])
+        weights, partition = masked_softmax(rows, can, self.top_k)
+        counts = [_share_of(counted[m], n, rows) for m, n in zip(z, lengths, strict=True)]
+        with torch.no_grad():
+            even = torch.full_like(weights, 1 / weights.shape[-1]) if can is None else can / can.sum(-1, keepdim=True).clamp(min=1)
+            per_stream = torch.block_diag(*counts)  # (M, R): averages over the rows of each stream that count
+        balance = rows.shape[-1] * (per_stream @ (weights - even)).square().sum() / len(shapes)
+        z_loss = (per_stream @ partition.square()).mean()
+        split = weights.split(lengths)
+        return {m: w.view(shape) for m, w, shape in zip(z, split, shapes, strict=True)}, balance, z_loss
 
 
-def balance_loss(weights: Tensor, available: Tensor, counted: Tensor) -> Tensor:
-    """Squared coefficient of variation of the experts' use.
+def masked_softmax(logits: Tensor, can: Tensor | None, top_k: int | None) -> tuple[Tensor, Tensor]:
+    """Softmax over what is available, its k largest weights only, and the log-partition before top-k.
 
     Args:
-        weights: `(B, E)` or `(B, N, E)`.
-        available: `(B, E)` bool.
-        counted: `(B,)` or `(B, N)` bool, the samples (tokens) that count.
+        logits: `(R, E)`.
+        can: `(R, E)` bool, or None when everything is available.
+
+    Returns:
+        weights `(R, E)`, zero in a row without anything available, and `(R,)` log-partitions, zero there too.
     """
-    share = available / available.sum(-1, keepdim=True).clamp(min=1)  # (B, E): what an even use would be
-    if weights.dim() == 3:
-        share = share[:, None].expand_as(weights)
-    counted = counted[..., None].to(weights.dtype)
-    gap = (counted * (weights - share)).flatten(0, -2).sum(0) / counted.sum().clamp(min=1)
-    return weights.shape[-1] * gap.square().sum()
+    lowest = torch.finfo(logits.dtype).min
+    if can is not None:
+        logits = logits.masked_fill(~can, lowest)
+    partition = logits.logsumexp(-1)
+    if top_k is not None and top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[:, -1:], lowest)
+    weights = logits.softmax(-1)
+    if can is not None:
+        weights, partition = weights * can, partition.masked_fill(~can.any(-1), 0)
+    return weights, partition
 
 
-def z_loss(logits: Tensor, counted: Tensor) -> Tensor:
-    """Mean squared log-partition of `(B, E)` or `(B, N, E)` logits over the counted samples (tokens)."""
-    counted = counted & (logits > torch.finfo(logits.dtype).min).any(-1)
-    squared = logits.logsumexp(-1).masked_fill(~counted, 0).square()
-    return squared.sum() / counted.sum().clamp(min=1)
+def _as_rows(available: Tensor | None, shape: torch.Size, like: Tensor) -> Tensor:
+    """Availability of each decision, `(R_m, E)` bool."""
+    if available is None:
+        return torch.ones(shape, dtype=torch.bool, device=like.device).flatten(0, -2)
+    return (available if len(shape) == 2 else available[:, None].expand(shape)).flatten(0, -2)
+
+
+def _share_of(counted: Tensor | None, rows: int, like: Tensor) -> Tensor:
+    """Weights that average over the rows that count, `(1, R_m)`."""
+    if counted is None:
+        return like.new_full((1, rows), 1 / rows)
+    counts = counted.flatten().to(like.dtype)
+    return (counts / counts.sum().clamp(min=1))[None]
 
 
 def expert_bias(kinds: Mapping[str, int], reads_others: Mapping[str, bool], lean: float) -> Tensor:

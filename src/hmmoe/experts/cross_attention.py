@@ -36,28 +36,30 @@ class CrossAttention(TokenExperts):
             self.register_parameter(name, weight)
 
     def forward(self, own: Tensor, read: Tensor, own_mask: Tensor | None, read_mask: Tensor | None) -> Tensor:
-        q = self._heads(own, self.query)  # (B, n, N, r)
-        k, v = self._heads(read, self.key), self._heads(read, self.value)  # (B, n, K, r)
+        z_m, z_n = self._heads(own), self._heads(read)  # (B, n, N, r), (B, n, K, r)
         keys = None if read_mask is None else read_mask[:, None, None]  # (B, 1, 1, K)
-        if k.shape[2] > self.exact_tokens and q.shape[2] > self.latents:
-            latent, filled = self._stretch_means(q, own_mask)  # (B, n, L, r), (B, 1, 1, L)
-            v = F.scaled_dot_product_attention(latent, k, v, keys)  # (B, n, L, r)
-            k, keys = latent, filled
-        y = F.scaled_dot_product_attention(q, k, v, keys)
+        # r x r matrices act on whichever side has fewer tokens: (Z W_q)(Z' W_k)^T = (Z W_q W_k^T) Z'^T
+        to_key = self.query @ self.key.mT
+        if z_n.shape[2] <= self.exact_tokens or z_m.shape[2] <= self.latents:
+            y = F.scaled_dot_product_attention(z_m @ to_key, z_n, z_n, keys) @ self.value
+        else:
+            a, filled = self._stretch_means(z_m, own_mask)  # (B, n, L, r), (B, 1, 1, L)
+            answers = F.scaled_dot_product_attention(a @ to_key, z_n, z_n, keys) @ self.value  # (B, n, L, r)
+            y = F.scaled_dot_product_attention(z_m, a @ (self.query @ self.query.mT), answers, filled)
         return y.transpose(1, 2).flatten(2)  # (B, N, n*r)
 
-    def _heads(self, z: Tensor, weight: Tensor) -> Tensor:
-        """`(B, N, n*r)` times one r x r matrix per expert -> `(B, n, N, r)`."""
-        return z.unflatten(-1, (self.count, self.rank)).transpose(1, 2) @ weight
+    def _heads(self, z: Tensor) -> Tensor:
+        """`(B, N, n*r)` -> `(B, n, N, r)`."""
+        return z.unflatten(-1, (self.count, self.rank)).transpose(1, 2)
 
-    def _stretch_means(self, q: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Means of the real tokens of L stretches, and which stretches hold any."""
-        flat = q.flatten(0, 1).transpose(1, 2)  # (B*n, r, N)
+    def _stretch_means(self, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Means over the real tokens of L stretches, `(B, n, L, r)`, and which stretches hold any, `(B, 1, 1, L)`."""
+        flat = z.flatten(0, 1).transpose(1, 2)  # (B*n, r, N)
         if mask is None:
-            return F.adaptive_avg_pool1d(flat, self.latents).transpose(1, 2).unflatten(0, q.shape[:2]), None
-        real = mask[:, None].to(q.dtype)  # (B, 1, N)
-        share = F.adaptive_avg_pool1d(real, self.latents)[:, None].transpose(2, 3)  # (B, 1, L, 1)
+            return F.adaptive_avg_pool1d(flat, self.latents).transpose(1, 2).unflatten(0, z.shape[:2]), None
+        real = mask[:, None].to(z.dtype)  # (B, 1, N)
+        share = F.adaptive_avg_pool1d(real, self.latents)[:, :, None].transpose(2, 3)  # (B, 1, L, 1)
         sums = F.adaptive_avg_pool1d(flat * real.repeat_interleave(self.count, 0), self.latents)
-        means = sums.transpose(1, 2).unflatten(0, q.shape[:2]) / share.clamp(min=1 / q.shape[2])
+        means = sums.transpose(1, 2).unflatten(0, z.shape[:2]) / share.clamp(min=1 / z.shape[2])
         filled = (share > 0).transpose(2, 3)  # (B, 1, 1, L)
         return means, filled | ~filled.any(-1, keepdim=True)  # a missing stream asks nothing, but must not turn into NaN

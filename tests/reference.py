@@ -1,0 +1,136 @@
+"""The HMMoE layer once more, slowly: one sample, one stream, one expert at a time, straight from the formulas.
+
+Independent of `hmmoe.layer`, `hmmoe.router` and `hmmoe.experts`: it only reads the parameters by name and the sizes.
+"""
+
+import math
+
+import torch
+
+CHANNEL_KINDS = ("affine", "conditioned_affine", "channel_attention")
+ORDER = ("affine", "conditioned_affine", "channel_attention", "cross_attention")
+
+
+def silu(x):
+    return x / (1 + torch.exp(-x))
+
+
+def attend(q, k, v):
+    """Rows of q ask rows of k for rows of v."""
+    out = []
+    for row in q:
+        score = torch.stack([(row * key).sum() / math.sqrt(len(row)) for key in k])
+        share = torch.exp(score - score.max())
+        out.append((share[:, None] / share.sum() * v).sum(0))
+    return torch.stack(out)
+
+
+def stretches(n, parts):
+    """Borders of `parts` stretches over n tokens: the i-th runs from floor(i n / parts) to ceil((i + 1) n / parts)."""
+    return [(i * n // parts, -(-(i + 1) * n // parts)) for i in range(parts)]
+
+
+def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, latents=16, exact_tokens=64):
+    """`(updates, weights, balance, z)` as `HMMoELayer.forward` gives them."""
+    p = dict(layer.named_parameters())
+    names, r = sorted(layer.widths), layer.rank
+    experts = [(kind, i) for kind in ORDER for i in range(layer.counts.get(kind, 0))]
+    first = {kind: next(e for e, (k, _) in enumerate(experts) if k == kind) for kind, _ in experts}
+    total, width = len(experts), len(experts) * r
+    some = next(iter(states.values()))
+    batch = len(some)
+    masks = {m: (masks or {}).get(m, torch.ones(x.shape[:2], dtype=torch.bool)) for m, x in states.items()}
+    updates = {m: torch.zeros_like(x) for m, x in states.items()}
+    gates = {m: [] for m in states}
+    used = {m: [] for m in states}  # (weights, even share, log-partition) of every decision that counts
+
+    for b in range(batch):
+        z, pooled = {}, {}
+        for m, x in states.items():
+            if not masks[m][b].any():
+                continue
+            rows = x[b] @ p[f"down.{m}.weight"].T  # (N, W)
+            centred = rows - rows.mean(-1, keepdim=True)
+            z[m] = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-5)
+            pooled[m] = z[m][masks[m][b]].mean(0)  # (W,)
+        zero = some.new_zeros(width)
+        sensed = torch.cat([pooled.get(m, zero) for m in names])
+        sensed = torch.tanh(p["router.sense.weight"] @ sensed + p["router.sense.bias"])
+        for m, x in states.items():
+            others = [n for n in names if n != m] or [m]
+            readable = [n for n in others if n in z]
+            available = [kind == "affine" or bool(readable) for kind, _ in experts]
+            rows = z.get(m)
+            if rows is None:  # a missing stream still has a decision, which counts nowhere
+                raw = x[b] @ p[f"down.{m}.weight"].T
+                centred = raw - raw.mean(-1, keepdim=True)
+                rows = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-5)
+            base = p[f"router.rate.{m}.weight"] @ sensed + p[f"router.rate.{m}.bias"]
+            decisions = []
+            for token in range(len(rows) if per_token else 1):
+                logits = base + p[f"router.token.{m}.weight"] @ rows[token] if per_token else base
+                decisions.append(weigh(logits, available, top_k))
+                if masks[m][b, token] if per_token else m in z:
+                    open_ = [logit for logit, free in zip(logits, available, strict=True) if free]
+                    even = torch.tensor([float(free) for free in available], dtype=x.dtype) / max(1, len(open_))
+                    partition = torch.logsumexp(torch.stack(open_), 0) if open_ else x.new_zeros(())
+                    used[m].append((decisions[-1], even, partition))
+            gates[m].append(torch.stack(decisions) if per_token else decisions[0])
+            if m not in z:
+                continue
+            mixed = []
+            for e, (kind, i) in enumerate(experts):
+                if not available[e]:
+                    mixed.append(rows.new_zeros(len(rows), r))
+                    continue
+                own = slice(e * r, (e + 1) * r)
+                q = f"experts.{m}.{kind}."
+                c = torch.stack([pooled.get(n, zero)[own] for n in others], 1).flatten()  # channel by channel
+                if kind == "affine":
+                    y = silu(rows[:, own]) * p[q + "scale"][i] + p[q + "shift"][i]
+                elif kind == "conditioned_affine":
+                    film = c @ p[q + "weight"][i] + p[q + "bias"][i]
+                    y = silu(rows[:, own]) * (1 + film[:r]) + film[r:]
+                elif kind == "channel_attention":
+                    hidden = torch.clamp(c @ p[q + "squeeze"][i], min=0)
+                    y = silu(rows[:, own]) * 2 / (1 + torch.exp(-(hidden @ p[q + "excite"][i])))
+                else:
+                    read = torch.cat([z[n][masks[n][b]][:, own] for n in readable])
+                    keys = sum(states[n].shape[1] for n in others if n in states)
+                    ask = rows[:, own] @ p[q + "query"][i]
+                    k, v = read @ p[q + "key"][i], read @ p[q + "value"][i]
+                    if keys > exact_tokens and len(rows) > latents:
+                        real = masks[m][b]
+                        means = [
+                            ask[s:t][real[s:t]].mean(0) for s, t in stretches(len(rows), latents) if real[s:t].any()
+                        ]
+                        k = torch.stack(means)
+                        v = attend(k, read @ p[q + "key"][i], v)
+                    y = attend(ask, k, v)
+                gate = torch.stack(decisions)[:, e] if per_token else decisions[0][e]
+                mixed.append(y * (gate[:, None] if per_token else gate))
+                assert first[kind] + i == e
+            updates[m][b] = (torch.cat(mixed, 1) @ p[f"up.{m}.weight"].T) * masks[m][b][:, None]
+
+    balance = z_sum = some.new_zeros(())
+    for decided in used.values():
+        if not decided:
+            continue
+        gap = torch.stack([w - even for w, even, _ in decided]).mean(0)
+        balance = balance + total * (gap**2).sum() / len(states)
+        z_sum = z_sum + torch.stack([partition**2 for _, _, partition in decided]).mean() / len(states)
+    return updates, {m: torch.stack(g) for m, g in gates.items()}, balance, z_sum
+
+
+def weigh(logits, available, top_k):
+    """Softmax over what is available, the k largest only, one exponential at a time."""
+    open_ = [e for e, free in enumerate(available) if free]
+    open_ = sorted(open_, key=lambda e: -float(logits[e].detach()))[: top_k or len(open_)]
+    weights = [logits.new_zeros(()) for _ in available]
+    if not open_:
+        return torch.stack(weights)
+    highest = max(float(logits[e].detach()) for e in open_)
+    powers = {e: torch.exp(logits[e] - highest) for e in open_}
+    for e in open_:
+        weights[e] = powers[e] / sum(powers.values())
+    return torch.stack(weights)

@@ -1,0 +1,284 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from reference import ORDER, hmmoe_reference
+
+from hmmoe.layer import HMMoELayer
+
+ALL = {"affine": 2, "conditioned_affine": 2, "channel_attention": 1, "cross_attention": 2}
+STREAMS = {1: {"text": 7}, 2: {"image": 6, "text": 7}, 3: {"audio": 5, "image": 6, "text": 7}}
+
+
+def make(widths, *, up=True, **options):
+    """A float64 layer; with `up` its up products and router are far from their start, so that everything shows."""
+    layer = HMMoELayer(widths, **{"rank": 3, "experts": ALL, **options}).double()
+    if up:
+        with torch.no_grad():
+            for weight in [*(u.weight for u in layer.up.values()), *layer.router.parameters()]:
+                weight.normal_(std=0.5)
+            for group in layer.experts.values():
+                for parameter in group.parameters():
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+    return layer
+
+
+def tokens(widths, batch=3, counts=(4, 6, 5)):
+    return {
+        m: torch.randn(batch, n, d, dtype=torch.float64, requires_grad=True)
+        for (m, d), n in zip(widths.items(), counts, strict=False)
+    }
+
+
+def padding(states, batch=3):
+    """Ragged lengths, a different one for every sample and stream."""
+    return {
+        m: torch.arange(x.shape[1])[None] < torch.tensor([x.shape[1] - (b + i) % 3 for b in range(batch)])[:, None]
+        for i, (m, x) in enumerate(states.items())
+    }
+
+
+def assert_equal_to_reference(layer, states, masks=None, **options):
+    """Outputs, losses and every gradient."""
+    updates, routing = layer(states, masks)
+    wanted, weights, balance, z = hmmoe_reference(layer, states, masks, **options)
+    for m in states:
+        torch.testing.assert_close(updates[m], wanted[m], rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(routing.weights[m], weights[m].detach(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(routing.balance, balance, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(routing.z, z, rtol=1e-9, atol=1e-12)
+    pull = {m: torch.randn_like(x) for m, x in states.items()}
+    inputs = [*states.values(), *layer.parameters()]
+    ours = sum((updates[m] * pull[m]).sum() for m in states) + routing.balance + 0.1 * routing.z
+    theirs = sum((wanted[m] * pull[m]).sum() for m in states) + balance + 0.1 * z
+    got = torch.autograd.grad(ours, inputs, allow_unused=True)
+    want = torch.autograd.grad(theirs, inputs, allow_unused=True)
+    for g, w in zip(got, want, strict=True):
+        zero = torch.zeros(())
+        torch.testing.assert_close(
+            zero if g is None else g, torch.zeros_like(g) if w is None and g is not None else zero if w is None else w,
+            rtol=1e-8, atol=1e-9,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("router", ["sample", "token"])
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_equals_the_loop_per_expert(streams, router):
+    widths = STREAMS[streams]
+    assert_equal_to_reference(make(widths, router=router), tokens(widths), per_token=router == "token")
+
+
+@pytest.mark.parametrize("router", ["sample", "token"])
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_equals_the_loop_per_expert_with_padding(streams, router):
+    states = tokens(STREAMS[streams])
+    layer = make(STREAMS[streams], router=router)
+    assert_equal_to_reference(layer, states, padding(states), per_token=router == "token")
+
+
+@pytest.mark.parametrize("streams", [2, 3])
+def test_equals_the_loop_per_expert_with_a_stream_missing_in_a_sample(streams):
+    states = tokens(STREAMS[streams])
+    masks = padding(states)
+    masks["image"][1] = False
+    assert_equal_to_reference(make(STREAMS[streams]), states, masks)
+
+
+@pytest.mark.parametrize("streams", [2, 3])
+def test_equals_the_loop_per_expert_with_a_stream_missing_in_the_batch(streams):
+    states = tokens(STREAMS[streams])
+    del states["image"]
+    assert_equal_to_reference(make(STREAMS[streams]), states, padding(states))
+
+
+@pytest.mark.parametrize("router", ["sample", "token"])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_equals_the_loop_per_expert_with_top_k(k, router):
+    states = tokens(STREAMS[3])
+    masks = padding(states)
+    masks["text"][0] = False
+    layer = make(STREAMS[3], top_k=k, router=router)
+    assert_equal_to_reference(layer, states, masks, top_k=k, per_token=router == "token")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_equals_the_loop_per_expert_through_latent_tokens(masked):
+    states = tokens(STREAMS[2], counts=(9, 11))
+    masks = padding(states) if masked else None
+    layer = make(STREAMS[2], latents=3, exact_tokens=5)
+    assert_equal_to_reference(layer, states, masks, latents=3, exact_tokens=5)
+
+
+def test_equals_the_loop_per_expert_when_a_long_stream_is_missing_in_a_sample():
+    states = tokens(STREAMS[3], counts=(9, 11, 8))
+    masks = padding(states)
+    masks["image"][1] = False
+    masks["audio"][2, :8] = False  # whole stretches without a real token
+    layer = make(STREAMS[3], latents=4, exact_tokens=5)
+    assert_equal_to_reference(layer, states, masks, latents=4, exact_tokens=5)
+
+
+@pytest.mark.parametrize("kind", ORDER)
+def test_every_kind_of_expert_passes_gradcheck(kind):
+    widths = {"a": 2, "v": 3}
+    layer = make(widths, rank=2, experts={kind: 2}, latents=2, exact_tokens=2)
+    a, v = (torch.randn(2, n, d, dtype=torch.float64, requires_grad=True) for n, d in ((3, 2), (4, 3)))
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    parameters = [p for p in layer.parameters() if p.requires_grad]
+
+    def run(a, v, *_):
+        updates, routing = layer({"a": a, "v": v}, {"a": mask})
+        return updates["a"], updates["v"], routing.balance, routing.z
+
+    assert torch.autograd.gradcheck(run, (a, v, *parameters))
+
+
+@pytest.mark.parametrize("router", ["sample", "token"])
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_is_the_identity_at_the_start_exactly(streams, router):
+    layer = HMMoELayer(STREAMS[streams], rank=3, experts=ALL, router=router)
+    updates, _ = layer({m: x.float() for m, x in tokens(STREAMS[streams]).items()})
+    assert all((u == 0).all() for u in updates.values())
+
+
+@pytest.mark.parametrize("options", [{}, {"router": "token"}, {"latents": 2, "exact_tokens": 2}])
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_every_parameter_has_had_a_gradient_after_two_steps(streams, options):
+    layer = make(STREAMS[streams], up=False, **options)
+    states = tokens(STREAMS[streams], batch=8)
+    target = {m: torch.randn_like(x) for m, x in states.items()}
+    seen = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in layer.named_parameters()}
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=1e-2)
+    for _ in range(2):
+        updates, routing = layer(states)
+        loss = sum(((states[m] + updates[m] - target[m]) ** 2).mean() for m in states) + 0.01 * routing.balance
+        optimiser.zero_grad()
+        loss.backward()
+        for name, p in layer.named_parameters():
+            seen[name] |= p.grad != 0
+        optimiser.step()
+    idle = [name for name, hit in seen.items() if not hit.any()]
+    assert not idle
+
+
+def test_padding_changes_nothing():
+    states = tokens(STREAMS[2])
+    layer = make(STREAMS[2], latents=2, exact_tokens=50)
+    longer = {m: torch.cat([x, torch.randn(3, 4, x.shape[-1], dtype=x.dtype)], 1) for m, x in states.items()}
+    masks = {m: torch.arange(x.shape[1] + 4).expand(3, -1) < x.shape[1] for m, x in states.items()}
+    short, _ = layer(states)
+    padded, _ = layer(longer, masks)
+    for m, x in states.items():
+        torch.testing.assert_close(padded[m][:, : x.shape[1]], short[m])
+        assert (padded[m][:, x.shape[1] :] == 0).all()
+
+
+def test_a_missing_stream_gives_its_experts_no_weight_and_the_rest_all_of_it():
+    layer = make(STREAMS[2])
+    states = tokens(STREAMS[2])
+    masks = {"image": torch.tensor([[True] * 4, [False] * 4, [True] * 4])}
+    _, routing = layer(states, masks)
+    weights = routing.weights["text"]
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, dtype=torch.float64))
+    assert (weights[1, ALL["affine"] :] == 0).all()
+    assert (weights[0] > 0).all()
+
+
+def test_what_is_missing_never_reaches_the_others():
+    layer = make(STREAMS[2])
+    states = {m: x.detach() for m, x in tokens(STREAMS[2]).items()}
+    masks = {"image": torch.tensor([[True] * 4, [False] * 4, [True] * 4])}
+    before, _ = layer(states, masks)
+    after, _ = layer({**states, "image": torch.where(masks["image"][..., None], states["image"], 1e4)}, masks)
+    torch.testing.assert_close(before["text"], after["text"], rtol=0, atol=0)
+
+
+def test_modality_dropout_hides_streams_in_training_only():
+    layer = make(STREAMS[2], modality_dropout=0.5)
+    states = tokens(STREAMS[2], batch=64)
+    _, trained = layer(states)
+    hidden = (trained.weights["text"][:, ALL["affine"] :] == 0).all(-1)
+    assert 16 < hidden.sum() < 48
+    _, evaluated = layer.eval()(states)
+    assert (evaluated.weights["text"] > 0).all()
+
+
+def test_top_k_keeps_k_weights_that_sum_to_one():
+    layer = make(STREAMS[2], top_k=2)
+    _, routing = layer(tokens(STREAMS[2]))
+    for weights in routing.weights.values():
+        assert ((weights > 0).sum(-1) == 2).all()
+        torch.testing.assert_close(weights.sum(-1), torch.ones(3, dtype=torch.float64))
+
+
+def test_top_k_leaves_no_parameter_without_a_gradient_for_ddp():
+    layer = make(STREAMS[2], top_k=1)
+    updates, _ = layer(tokens(STREAMS[2], batch=1))
+    sum(u.sum() for u in updates.values()).backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_no_weight_depends_on_the_number_of_tokens():
+    layer = make(STREAMS[2], latents=2, exact_tokens=4)
+    for counts in ((1, 1), (3, 2), (40, 70)):
+        updates, _ = layer(tokens(STREAMS[2], counts=counts))
+        assert [u.shape[1] for u in updates.values()] == list(counts)
+
+
+def test_the_order_of_streams_and_experts_does_not_matter():
+    states = tokens({"image": 6, "text": 6})
+    layer = make({"image": 6, "text": 6})
+    turned = HMMoELayer({"text": 6, "image": 6}, rank=3, experts=dict(reversed(ALL.items()))).double()
+    turned.load_state_dict(layer.state_dict())
+    first, _ = layer(states)
+    second, _ = turned(dict(reversed(states.items())))
+    for m in states:
+        torch.testing.assert_close(first[m], second[m], rtol=0, atol=0)
+
+
+def test_copies_and_pickles():
+    layer, states = make(STREAMS[2]), tokens(STREAMS[2])
+    wanted, _ = layer(states)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        got, _ = twin(states)
+        assert all((got[m] == wanted[m]).all() for m in states)
+
+
+def test_runs_under_bf16_autocast_and_keeps_the_streams_dtype():
+    layer = make(STREAMS[2]).float()
+    states = {m: x.bfloat16() for m, x in tokens(STREAMS[2]).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        updates, routing = layer(states)
+    assert {u.dtype for u in updates.values()} == {torch.bfloat16}
+    assert {w.dtype for w in routing.weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"experts": {"afine": 2}}, "unknown expert 'afine', did you mean 'affine'"),
+        ({"experts": {"affine": -1}}, r"experts\['affine'\] must be a whole number"),
+        ({"experts": {}}, "experts must name at least one"),
+        ({"router": "tokens"}, "unknown router 'tokens', did you mean 'token'"),
+        ({"rank": 0}, "rank must be at least 1"),
+        ({"top_k": 9}, "top_k must be between 1 and the 7 experts"),
+    ],
+)
+def test_refuses_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(STREAMS[2], **options)
+
+
+def test_refuses_inputs_that_do_not_fit():
+    layer, states = make(STREAMS[2]), tokens(STREAMS[2])
+    with pytest.raises(ValueError, match="unknown stream 'txt', did you mean 'text'"):
+        layer({"txt": states["text"]})
+    with pytest.raises(ValueError, match="same batch size, got {'image': 2, 'text': 3}"):
+        layer({"image": states["image"][:2], "text": states["text"]})
+    with pytest.raises(ValueError, match=r"stream 'image' must be \(batch, tokens, 6\)"):
+        layer({"image": states["text"], "text": states["text"]})
+    with pytest.raises(ValueError, match="mask of stream 'text' must be bool"):
+        layer(states, {"text": torch.ones(3, 6)})
+    with pytest.raises(ValueError, match="holds no stream"):
+        layer({})
