@@ -1,6 +1,7 @@
 """HMMoEConfig: what an adapter is, as a PEFT config (JSON on disk, keys in any order)."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from peft import PeftConfig
 
@@ -15,6 +16,8 @@ class HMMoEConfig(PeftConfig):
     Raises:
         ValueError: naming the field, its value and what is allowed.
     """
+
+    target_modules: ClassVar[None] = None  # PEFT looks for it; blocks are named by `streams` and `points`
 
     streams: dict[str, str] | None = field(
         default=None,
@@ -40,6 +43,10 @@ class HMMoEConfig(PeftConfig):
     widths: dict[str, list[int]] | None = field(
         default=None,
         metadata={"help": "Modality -> width of its states at each fusion point. None: read from the model."},
+    )
+    depths: dict[str, int] | None = field(
+        default=None,
+        metadata={"help": "Modality -> number of its blocks. Filled in; a saved adapter fits towers of this depth only."},
     )
     rank: int | None = field(default=None, metadata={"help": "Channels of each expert. Give this or `budget`."})
     budget: float | None = field(

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hmmoe.container import FrozenTowers
+from hmmoe.container import ContainerConfig, FrozenTowers
 from hmmoe.streams.intercept import intercept
 from hmmoe.streams.lockstep import lockstep
 
@@ -40,7 +40,7 @@ class JointModel(FrozenTowers):
                 )
         self.joint = joint.requires_grad_(False)
         self.paths = dict(towers)
-        self.config = getattr(joint, "config", None)
+        self.config = ContainerConfig({"model_type": "hmmoe_joint", "joint": type(joint).__name__})
         self.answers = {m: _Kept(m) for m in towers}
         for m, tower in self.tower_modules().items():
             intercept(tower, self.answers[m])

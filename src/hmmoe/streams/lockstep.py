@@ -9,7 +9,7 @@ The wrapper around a block calls `arrive`; whoever owns the towers calls `lockst
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
@@ -56,7 +56,6 @@ class _Run:
     folds: Mapping[str, int]
     present: Mapping[str, Tensor]
     mode: tuple
-    masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 _RUN: ContextVar[_Run | None] = ContextVar("hmmoe_run", default=None)

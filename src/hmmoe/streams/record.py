@@ -1,10 +1,13 @@
 """What the routers of a forward did: collected without waiting for the device, read when someone asks."""
 
-from contextvars import ContextVar
+import inspect
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hmmoe.layer import Routing
 
@@ -14,8 +17,10 @@ class Record:
     """Routings of one forward, by adapter and fusion point; a point met in several groups of streams has several."""
 
     routings: dict[tuple[str, int], list[Routing]] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     watch: bool = False
     first_bad: str | None = None
+    token: Token | None = None
 
     def aux(self, adapter: str) -> tuple[Tensor, Tensor] | None:
         """Balance and z loss of an adapter, means over its points; None if it was not met."""
@@ -34,7 +39,26 @@ class Record:
         return found
 
 
+@dataclass
+class Last:
+    """What is kept of a record after its forward, free of the graph.
+
+    Attributes:
+        first_bad: see `HMMoEModel.first_nonfinite`.
+        losses: adapter -> its balance and z loss.
+    """
+
+    kept: dict[str, dict[int, dict[str, Tensor]]]
+    losses: dict[str, tuple[Tensor, Tensor]]
+    first_bad: str | None
+
+    def weights(self) -> dict[str, dict[int, dict[str, Tensor]]]:
+        """See `Record.weights`."""
+        return self.kept
+
+
 RECORD: ContextVar[Record | None] = ContextVar("hmmoe_record", default=None)
+WATCH: ContextVar[bool] = ContextVar("hmmoe_watch", default=False)
 
 
 def note(adapter: str, point: int, routing: Routing, updates: dict[str, Tensor]) -> None:
@@ -47,3 +71,33 @@ def note(adapter: str, point: int, routing: Routing, updates: dict[str, Tensor])
         bad = [m for m, update in updates.items() if not update.isfinite().all()]
         if bad:
             record.first_bad = f"fusion point {point}, stream {bad[0]!r}"
+
+
+def open_record(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Forward pre-hook of an adapted model: collect what its routers do, and keep its inputs at hand for spans."""
+    names = tuple(inspect.signature(model.forward).parameters) if args else ()
+    record = Record(inputs={**dict(zip(names, args, strict=False)), **kwargs}, watch=WATCH.get())
+    record.token = RECORD.set(record)
+
+
+def close_record(model: nn.Module, args: tuple, output: Any) -> Any:
+    """Forward hook of an adapted model: in training, add the auxiliary losses to `output.loss`; keep the routing."""
+    record = RECORD.get()
+    if record is None or record.token is None:
+        return output
+    RECORD.reset(record.token)
+    adapters = dict.fromkeys(adapter for adapter, _ in record.routings)
+    losses = {adapter: aux for adapter in adapters if (aux := record.aux(adapter)) is not None}
+    detached = {adapter: (balance.detach(), z.detach()) for adapter, (balance, z) in losses.items()}
+    model.hmmoe_last = Last(record.weights(), detached, record.first_bad)  # type: ignore[assignment]
+    if model.training and losses and isinstance(output, dict):
+        terms = []
+        for adapter, (balance, z) in losses.items():
+            config = model.peft_config[adapter]  # type: ignore[index, union-attr]
+            terms.append(config.balance_coef * balance + config.z_coef * z)
+        aux = torch.stack(terms).sum()
+        if "aux_loss" in getattr(output, "__dataclass_fields__", ()):
+            output["aux_loss"] = aux
+        if output.get("loss") is not None:
+            output["loss"] = output["loss"] + aux
+    return output
