@@ -3,8 +3,8 @@
     BLEU-4    geometric mean of the clipped precisions of 1- to 4-grams over the whole set, times a brevity
               penalty against the closest reference length
     METEOR    1.5: alignment of words, stems, synonyms and paraphrases; needs Java
-    ROUGE-L   F (beta 1.2) of the longest common subsequence, with the best precision and the best recall over
-              the references; mean over captions
+    ROUGE-L   F (beta 1.2) of the longest common subsequence, with the best precision and the best recall
+              over the references; mean over captions
     CIDEr     (-D) cosine of clipped tf-idf 1- to 4-grams, with document frequencies from the references of this
               set (a set of one scores 0) and a Gaussian penalty (sigma 6) for another length; mean over
               references, n and captions, times 10

@@ -44,8 +44,7 @@ def retrieval_scores(
 
 
 def dual_softmax(similarity: Tensor | np.ndarray, temperature: float) -> Tensor:
-    """Similarities (Q, G) weighed by how much each gallery item prefers the query: S * softmax(S / T,
-    dim=0) * Q.
+    """Similarities (Q, G) weighed by how much each item prefers the query: S * softmax(S / T, dim=0) * Q.
 
     It looks at all queries of the test at once, so its results are reported apart from the plain ones.
 

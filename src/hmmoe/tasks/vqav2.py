@@ -1,9 +1,9 @@
 """Visual question answering on VQAv2 (Goyal et al., CVPR 2017): ten people answer, and a system should agree.
 
-    accuracy   mean over the ten answers i of min(1, matches among the answers other than i / 3)
+    accuracy   mean over the ten answers i of min(1, m_i / 3), m_i = matches among the answers other than i
     target     of an answer given by 1, 2, 3, 4 or more of the ten: .3, .6, .9, 1
 
-Both follow the public evaluation code, quirks included, since published numbers are made by it:
+The accuracy is that of the public evaluation code, quirks included, since published numbers are made by it:
 - texts are normalised only where the ten answers are not all the same;
 - "other than i" drops every annotation that equals number i as a whole, so that without distinct `answer_id`s
   equal answers all drop out together;
