@@ -5,8 +5,8 @@
     METEOR    1.5: alignment of words, stems, synonyms and paraphrases; needs Java
     ROUGE-L   F (beta 1.2) of the longest common subsequence, with the best precision and the best recall
               over the references; mean over captions
-    CIDEr     (-D) cosine of clipped tf-idf 1- to 4-grams, with document frequencies from the references of this
-              set (a set of one scores 0) and a Gaussian penalty (sigma 6) for another length; mean over
+    CIDEr     (-D) cosine of clipped tf-idf 1- to 4-grams, with document frequencies from the references of
+              this set (a set of one scores 0) and a Gaussian penalty (sigma 6) for another length; mean over
               references, n and captions, times 10
 
 pycocoevalcap computes them. Its tokenizer (Penn Treebank, lower case, punctuation dropped) is Java too:
