@@ -32,6 +32,7 @@ def load_tower(name: str, **options: Any) -> Tower:
         FileNotFoundError: the folder does not exist or lacks its config or weights.
     """
     build: Callable[..., Tower]
+    args: tuple[Any, ...]
     if name in TOWERS:
         build, args = TOWERS[name], ()
     elif Path(name).expanduser().is_dir():
