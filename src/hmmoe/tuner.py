@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import register_peft_method
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from hmmoe.budget import solve_rank
@@ -59,6 +59,10 @@ class HMMoEModel(BaseTuner):
         self._made: dict[int, HMMoELayer] = {}
         self.peft_config[adapter] = config
         return config
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        _release_namesakes(model, self.peft_config[adapter_name].modules_to_save or [])
 
     def _check_target_module_exists(self, peft_config: HMMoEConfig, key: str) -> bool:  # type: ignore[override]
         return key in self._plan.paths
@@ -273,6 +277,16 @@ def _check_file(folder: Path) -> None:
             opened.keys()
     except SafetensorError as error:
         raise ValueError(f"{weights} is cut short or no safetensors file ({error})") from error
+
+
+def _release_namesakes(model: nn.Module, modules_to_save: list[str]) -> None:
+    """PEFT wraps every module whose path ends in a name, so also the `head` that a tower has; unwrap those again."""
+    wrapped = {path: m for path, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)}
+    for path, wrapper in wrapped.items():
+        name = path.rpartition(".")[2]
+        if path not in modules_to_save and name in modules_to_save and name in wrapped:
+            parent = model.get_submodule(path.rpartition(".")[0])
+            setattr(parent, name, wrapper.original_module.requires_grad_(False))
 
 
 def _check_name(adapter_name: str, link: Link) -> None:
