@@ -85,15 +85,18 @@ def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, l
                     continue
                 own = slice(e * r, (e + 1) * r)
                 q = f"experts.{m}.{kind}."
-                c = torch.stack([pooled.get(n, zero)[own] for n in others], 1).flatten()  # channel by channel
+                mine = slice(i * r, (i + 1) * r)  # of what its kind answers with
+                c = torch.cat([pooled.get(n, zero) for n in others])
                 if kind == "affine":
-                    y = silu(rows[:, own]) * p[q + "scale"][i] + p[q + "shift"][i]
+                    y = silu(rows[:, own]) * p[q + "scale"][mine] + p[q + "shift"][mine]
                 elif kind == "conditioned_affine":
-                    film = c @ p[q + "weight"][i] + p[q + "bias"][i]
-                    y = silu(rows[:, own]) * (1 + film[:r]) + film[r:]
+                    hidden = torch.clamp(p[q + "hidden.weight"] @ c + p[q + "hidden.bias"], min=0)
+                    film = (p[q + "film.weight"] @ hidden + p[q + "film.bias"]).reshape(2, -1)
+                    y = silu(rows[:, own]) * (1 + film[0, mine]) + film[1, mine]
                 elif kind == "channel_attention":
-                    hidden = torch.clamp(c @ p[q + "squeeze"][i], min=0)
-                    y = silu(rows[:, own]) * 2 / (1 + torch.exp(-(hidden @ p[q + "excite"][i])))
+                    hidden = torch.clamp(p[q + "squeeze.weight"] @ c + p[q + "squeeze.bias"], min=0)
+                    excited = (p[q + "excite.weight"] @ hidden + p[q + "excite.bias"])[mine]
+                    y = silu(rows[:, own]) * 2 / (1 + torch.exp(-excited))
                 else:
                     read = torch.cat([z[n][masks[n][b]][:, own] for n in readable])
                     keys = sum(states[n].shape[1] for n in others if n in states)

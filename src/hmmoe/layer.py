@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hmmoe.errors import unknown
 from hmmoe.experts import EXPERTS, ChannelExperts
+from hmmoe.mixing import mix
 from hmmoe.router import Router, expert_bias
 
 DEFAULT_EXPERTS = {"affine": 2, "conditioned_affine": 2, "cross_attention": 1, "channel_attention": 1}
@@ -96,7 +97,7 @@ class HMMoELayer(nn.Module):
         self.experts = nn.ModuleDict(
             {
                 m: nn.ModuleDict(
-                    {k: EXPERTS[k](n, rank, len(self.others[m]), **options.get(k, {})) for k, n in counts.items()}
+                    {k: EXPERTS[k](n, rank, len(self.others[m]) * width, **options.get(k, {})) for k, n in counts.items()}
                 )
                 for m in self.widths
             }
@@ -114,9 +115,8 @@ class HMMoELayer(nn.Module):
         self.register_buffer("alone", alone, persistent=False)
         self.channel_kinds = [k for k in counts if issubclass(EXPERTS[k], ChannelExperts)]
         self.token_kinds = [k for k in counts if k not in self.channel_kinds]
-        self.channel_counts = [counts[k] for k in self.channel_kinds]
-        self.pieces = [sum(self.channel_counts) * rank, *(counts[k] * rank for k in self.token_kinds)]
-        self.channel_counts.append(total - sum(self.channel_counts))
+        of_channels = sum(counts[k] for k in self.channel_kinds)
+        self.pieces = [of_channels * rank, *(counts[k] * rank for k in self.token_kinds)]  # of the W channels
 
     def forward(
         self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
@@ -194,22 +194,22 @@ class HMMoELayer(nn.Module):
     ) -> Tensor:
         """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
         gate = (gate if gate.dim() == 3 else gate[:, None]).repeat_interleave(self.rank, -1)  # (B, 1 or N, W)
-        over_channels, *over_tokens = gate.split(self.pieces, -1)
-        parts = [g * self._tokens(m, i, z, masks, seen) for i, g in enumerate(over_tokens)]
-        if self.channel_kinds:
-            scale, shift = self._channels(m, c)
-            parts.insert(0, torch.addcmul(shift * over_channels, F.silu(z[m][0]), scale * over_channels))
-        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+        of_channels, *of_tokens = gate.split(self.pieces, -1)
+        ys = [self._tokens(m, i, z, masks, seen) for i in range(len(of_tokens))]
+        if not self.channel_kinds:
+            return mix(None, None, None, ys, of_tokens)
+        scale, shift = self._channels(m, c)
+        return mix(z[m][0], scale * of_channels, shift * of_channels, ys, of_tokens)
 
     def _channels(self, m: str, c: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Scale and shift of all channel experts of stream m, each `(B, 1, n*r)`."""
-        context = torch.stack([c[n] for n in self.others[m]], 2).unflatten(1, (-1, self.rank))  # (B, E, r, others)
+        context = torch.cat([c[n] for n in self.others[m]], -1)  # (B, others * W)
         scales, shifts = [], []
-        for kind, part in zip(self.channel_kinds, context.split(self.channel_counts, 1), strict=False):
-            scale, shift = self.experts[m][kind](part.flatten(2))
-            for kept, value in ((scales, scale), (shifts, torch.zeros_like(scale) if shift is None else shift)):
-                kept.append(value.expand(len(context), -1, -1))
-        return torch.cat(scales, 1).flatten(1)[:, None], torch.cat(shifts, 1).flatten(1)[:, None]
+        for kind in self.channel_kinds:
+            scale, shift = self.experts[m][kind](context)
+            scales.append(scale.expand(len(context), -1))
+            shifts.append(torch.zeros_like(scales[-1]) if shift is None else shift.expand(len(context), -1))
+        return torch.cat(scales, -1)[:, None], torch.cat(shifts, -1)[:, None]
 
     def _tokens(
         self,

@@ -1,10 +1,11 @@
 """Affine experts: scale and shift in rank space.
 
     uni-modal      Y = phi(Z_m) * gamma + beta                      gamma, beta learned vectors
-    conditioned    Y = phi(Z_m) * gamma(c) + beta(c)                c = pooled low-rank states of the other streams
+    conditioned    Y = phi(Z_m) * (1 + gamma(c)) + beta(c)          c = pooled low-rank states of the other streams,
+                                                                    [gamma, beta] = W_2 relu(W_1 c + b_1) + b_2
 
 Source: the paper (arXiv 2503.20633) changes the affine linear expert so that fusion happens in the low-rank space; that
-the other streams act through scale and shift (as in FiLM, arXiv 1709.07871) is our choice.
+the other streams act through scale and shift (as in FiLM, arXiv 1709.07871), by a network of hidden width r, is our choice.
 """
 
 import torch
@@ -18,25 +19,27 @@ class Affine(ChannelExperts):
 
     reads_others = False
 
-    def __init__(self, count: int, rank: int, others: int) -> None:
-        super().__init__(count, rank, others)
-        self.scale = nn.Parameter(torch.ones(count, rank))
-        self.shift = nn.Parameter(torch.zeros(count, rank))
+    def __init__(self, count: int, rank: int, context: int) -> None:
+        super().__init__(count, rank, context)
+        self.scale = nn.Parameter(torch.ones(count * rank))
+        self.shift = nn.Parameter(torch.zeros(count * rank))
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.scale, self.shift
 
 
 class ConditionedAffine(ChannelExperts):
-    """Scale and shift are affine functions of the other streams, starting at 1 and near 0."""
+    """Scale and shift that the other streams decide on, starting near 1 and 0."""
 
-    def __init__(self, count: int, rank: int, others: int) -> None:
-        super().__init__(count, rank, others)
-        self.weight = nn.Parameter(torch.empty(count, others * rank, 2 * rank))
-        self.bias = nn.Parameter(torch.zeros(count, 2 * rank))
-        nn.init.normal_(self.weight, std=(others * rank) ** -0.5)
+    def __init__(self, count: int, rank: int, context: int) -> None:
+        super().__init__(count, rank, context)
+        self.hidden = nn.Linear(context, rank)
+        self.film = nn.Linear(rank, 2 * count * rank)
+        nn.init.kaiming_normal_(self.hidden.weight)
+        nn.init.zeros_(self.hidden.bias)
+        nn.init.normal_(self.film.weight, std=0.5 * rank**-0.5)
+        nn.init.zeros_(self.film.bias)
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor | None]:
-        film = torch.einsum("bnc,nco->bno", context, self.weight) + self.bias  # (B, n, 2r)
-        scale, shift = film.chunk(2, -1)
+        scale, shift = self.film(self.hidden(context).relu()).chunk(2, -1)  # (B, n*r) each
         return 1 + scale, shift

@@ -11,18 +11,18 @@ class Experts(nn.Module, ABC):
     Args:
         count: number of experts n in the group.
         rank: channels r of each expert.
-        others: number of other streams the experts may read.
+        context: width of what they may know of the other streams as a whole, their pooled low-rank states side by side.
     """
 
     reads_others: bool = True
     """False for experts that need no other stream: they stay available when every other stream is missing."""
 
-    def __init__(self, count: int, rank: int, others: int) -> None:
+    def __init__(self, count: int, rank: int, context: int) -> None:
         super().__init__()
-        self.count, self.rank, self.others = count, rank, others
+        self.count, self.rank, self.context = count, rank, context
 
     def extra_repr(self) -> str:
-        return f"count={self.count}, rank={self.rank}, others={self.others}"
+        return f"count={self.count}, rank={self.rank}, context={self.context}"
 
 
 class ChannelExperts(Experts):
@@ -33,10 +33,10 @@ class ChannelExperts(Experts):
         """Scale and shift of every channel.
 
         Args:
-            context: `(B, n, others * r)` pooled low-rank states of the other streams, zero where one is missing.
+            context: `(B, context)` pooled low-rank states of the other streams side by side, zero where one is missing.
 
         Returns:
-            scale and shift, each `(B, n, r)` or `(n, r)`; a shift of None means no shift.
+            scale and shift, each `(B, n * r)` or `(n * r,)`; a shift of None means no shift.
         """
 
 

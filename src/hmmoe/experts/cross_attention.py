@@ -27,8 +27,8 @@ class CrossAttention(TokenExperts):
         exact_tokens: up to this many keys attention is exact; it also is when there are at most `latents` queries.
     """
 
-    def __init__(self, count: int, rank: int, others: int, latents: int = 16, exact_tokens: int = 64) -> None:
-        super().__init__(count, rank, others)
+    def __init__(self, count: int, rank: int, context: int, latents: int = 16, exact_tokens: int = 64) -> None:
+        super().__init__(count, rank, context)
         self.latents, self.exact_tokens = latents, exact_tokens
         for name in ("query", "key", "value"):
             weight = nn.Parameter(torch.empty(count, rank, rank))
