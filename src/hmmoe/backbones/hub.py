@@ -5,6 +5,7 @@ encoder-decoder (Whisper, T5), or one `part` of a dual model (CLIP, SigLIP, CLAP
 """
 
 import logging
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def load_folder(
     part: str | None = None,
     image_size: int | None = None,
     seconds: float | None = None,
-    max_length: int = 64,
+    max_length: int | None = None,
 ) -> Tower:
     """The tower in a folder in Hugging Face format, or of a hub id.
 
@@ -41,7 +42,8 @@ def load_folder(
         image_size: pixels a side, for vision models of free size; otherwise the checkpoint's own.
         seconds: length of a clip. For Whisper the position table is cut to it (50 tokens a second); models of
             no fixed length (Wav2Vec2) need it.
-        max_length: tokens to which a text is padded or cut.
+        max_length: tokens to which a text is padded or cut; otherwise 64, or fewer if the model has fewer
+            positions.
 
     Raises:
         FileNotFoundError: the folder lacks its config or weights.
@@ -153,17 +155,20 @@ def _modality(module: Any, source: str) -> str:
     return kind
 
 
-def _text(source: str, module: Any, max_length: int) -> TextInputs:
-    max_length = whole("max_length", max_length)
-    limit = getattr(module.config, "max_position_embeddings", None)
-    if limit and max_length > limit:
+def _text(source: str, module: Any, max_length: int | None) -> TextInputs:
+    limit = getattr(module.config, "max_position_embeddings", None) or sys.maxsize
+    max_length = min(64, limit) if max_length is None else whole("max_length", max_length)
+    if max_length > limit:
         raise ValueError(f"max_length={max_length} is more than the {limit} positions of tower {source!r}")
     try:
-        return TextInputs(AutoTokenizer.from_pretrained(source, trust_remote_code=False), max_length)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"tower {source!r} has no tokenizer that can be read: {_first_line(error)}"
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up by transformers, for want of files
+        raise ValueError(f"tower {source!r} has no tokenizer: tokenizer.json or the vocabulary is missing")
+    return TextInputs(tokenizer, max_length)
 
 
 def _image(source: str, module: Any, image_size: int | None, modality: str) -> Any:

@@ -16,13 +16,13 @@ class Streams(Protocol):
 
 
 class Collator:
-    """Rows -> the keywords of `MultimodalModel`: `{"index": (B,), "labels": (B, …), <stream>: {input: (B,
-    …)}}`.
+    """Rows -> the keywords of `MultimodalModel`: index (B,), labels (B, …) and, by stream, the tower's
+    inputs.
 
     A stream's value in a row is raw (the tower's preprocessing runs here) or already prepared (a mapping of
     tensors, see `Prepared`). A folded stream holds a sequence of T items and becomes (B, T, …). A stream that
-    is
-    None in every row, or has no tower, is left out: missing for the batch.
+    is None in every row is left out; one that is None in some is filled there and marked in `present`, stream
+    -> (B,).
 
     Args:
         towers: stream -> anything with `preprocess` (see `hmmoe.backbones.Tower`).
@@ -43,12 +43,18 @@ class Collator:
             batch["labels"] = torch.from_numpy(np.stack([np.asarray(row["label"]) for row in rows]))
         for name in self.towers:
             values = [row.get(name) for row in rows]
-            missing = [row["index"] for row, value in zip(rows, values, strict=True) if value is None]
-            if len(missing) == len(rows):
+            there = [value is not None for value in values]
+            if not any(there):
                 continue
-            if missing:
-                raise ValueError(f"stream {name!r} is missing in row {missing[0]} but not in the whole batch")
-            batch[name] = self.prepare(name, values)
+            known = self.prepare(name, [value for value in values if value is not None])
+            if not all(there):
+                # Rows without the stream get zeros, which `present` tells the model not to read.
+                place = torch.tensor(there)
+                known = {
+                    k: x.new_zeros(len(rows), *x.shape[1:]).index_put((place,), x) for k, x in known.items()
+                }
+                batch.setdefault("present", {})[name] = place
+            batch[name] = known
         return batch
 
     def prepare(self, name: str, values: Sequence[Any]) -> dict[str, Tensor]:

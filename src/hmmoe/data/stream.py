@@ -6,6 +6,7 @@ order for any number of workers, and the number of batches delivered is all the 
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -75,12 +76,16 @@ class Stream(IterableDataset):
     def _reads(self) -> Iterator[Callable[[], Any]]:
         """One call per row in this epoch's order; calling it decodes the row."""
         if not self.indexed:
-            return ((lambda row=row: row) for row in self.source)
+            return (partial(_same, row) for row in self.source)
         order = torch.arange(len(self.source))
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(len(self.source), generator=generator)
-        return ((lambda i=i: self.source[i]) for i in order.tolist())
+        return (partial(self.source.__getitem__, i) for i in order.tolist())
+
+
+def _same(row: Any) -> Any:
+    return row
 
 
 class StreamLoader:

@@ -1,0 +1,140 @@
+"""Sets of towers as papers pair them, built on the meta device: sizes without weights or memory.
+
+    python -m hmmoe.backbones.presets [budget]
+
+prints what an HMMoE adapter of that budget is on each of them. To train such a pair, load its towers by hub
+id with `load_tower` and take the options from `PRESETS[name].options`.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers as hf
+from torch import nn
+
+from hmmoe.container import MultimodalModel
+from hmmoe.errors import unknown
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Frozen towers and where they meet.
+
+    Attributes:
+        what: the towers in words.
+        build: the model without weights; call it under `torch.device("meta")`.
+        options: of `HMMoEConfig`, beside the rank or budget.
+    """
+
+    what: str
+    build: Callable[[], nn.Module]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _pair(**towers: nn.Module) -> MultimodalModel:
+    return MultimodalModel(towers, nn.Identity())
+
+
+def _swin_htsat() -> nn.Module:
+    # The pair of DG-SCT and AVMoE, which fuse at 12 points, stage by stage.
+    swin = hf.Swinv2Config(
+        image_size=192, embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48], window_size=12
+    )
+    return _pair(video=hf.Swinv2Model(swin), audio=hf.ClapAudioModel(hf.ClapAudioConfig()))
+
+
+def _vit_ast() -> nn.Module:
+    return _pair(image=hf.ViTModel(hf.ViTConfig()), audio=hf.ASTModel(hf.ASTConfig()))
+
+
+def _vit_bert() -> nn.Module:
+    return _pair(image=hf.ViTModel(hf.ViTConfig()), text=hf.BertModel(hf.BertConfig()))
+
+
+def _clip(vision: dict[str, Any], text: dict[str, Any]) -> nn.Module:
+    return _pair(
+        image=hf.CLIPVisionModel(hf.CLIPVisionConfig(**vision)),
+        text=hf.CLIPTextModel(hf.CLIPTextConfig(**text)),
+    )
+
+
+def _clip_b32() -> nn.Module:
+    return _clip({"patch_size": 32}, {})
+
+
+def _clip_l14() -> nn.Module:
+    return _clip(
+        {
+            "patch_size": 14,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+        },
+        {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+    )
+
+
+def _vilt() -> nn.Module:
+    return hf.ViltModel(hf.ViltConfig())
+
+
+# One sequence: the tokens of the text, then those of the image.
+_VILT = {"spans": {"text": [0, "input_ids"], "image": ["input_ids", None]}}
+
+PRESETS: dict[str, Preset] = {
+    "swinv2-l+hts-at": Preset("SwinV2-L at 192 px, HTS-AT (CLAP's audio tower)", _swin_htsat),
+    "vit-b+ast": Preset("ViT-B/16, Audio Spectrogram Transformer", _vit_ast),
+    "clip-b32": Preset("CLIP ViT-B/32, vision and text", _clip_b32),
+    "clip-l14": Preset("CLIP ViT-L/14, vision and text", _clip_l14),
+    "vit-b+bert-base": Preset("ViT-B/16, BERT-base", _vit_bert),
+    "vilt": Preset("ViLT-B/32, one sequence of text and image", _vilt, _VILT),
+}
+
+
+def sizes(name: str, budget: float = 0.06) -> dict[str, Any]:
+    """What an adapter of that budget is on a preset.
+
+    Returns:
+        `preset`, `points`, `rank`, the parameters `backbone`, `adapter` and `router`, and `share`, that is
+        (adapter + router) / (backbone + adapter + router).
+
+    Raises:
+        ValueError: no such preset, or no rank meets the budget.
+    """
+    from hmmoe.config import HMMoEConfig
+    from hmmoe.tuner import get_peft_model
+
+    if name not in PRESETS:
+        raise ValueError(unknown("preset", name, PRESETS))
+    preset = PRESETS[name]
+    with torch.device("meta"):
+        model: Any = get_peft_model(preset.build(), HMMoEConfig(budget=budget, **preset.options))
+    config, counts = model.peft_config["default"], model.base_model.parameter_counts()
+    added = counts["adapter"] + counts["router"]
+    return {
+        "preset": name,
+        "points": len(config.points),
+        "rank": config.rank,
+        **{part: counts[part] for part in ("backbone", "adapter", "router")},
+        "share": added / (counts["backbone"] + added),
+    }
+
+
+def main(budget: float = 0.06) -> None:
+    """Print the table of all presets."""
+    print(f"{'preset':<16} points rank backbone M adapter M router M share %")
+    for name in PRESETS:
+        row = sizes(name, budget)
+        millions = [row[part] / 1e6 for part in ("backbone", "adapter", "router")]
+        print(
+            f"{name:<16} {row['points']:>6} {row['rank']:>4} {millions[0]:>10.1f} {millions[1]:>9.2f} "
+            f"{millions[2]:>8.3f} {100 * row['share']:>7.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main(*map(float, sys.argv[1:2]))
