@@ -26,7 +26,9 @@ SIZES["2304x192/4096x96"] = (2304, 192, 4096, 96)
 Step = Callable[[], None]
 
 
-def layer_step(tokens: dict[str, int], widths: dict[str, int], rank: int, experts: dict[str, int], frames: int) -> Step:
+def layer_step(
+    tokens: dict[str, int], widths: dict[str, int], rank: int, experts: dict[str, int], frames: int
+) -> Step:
     """Forward and backward of a layer whose up products are not zero, so that nothing is skipped."""
     layer = HMMoELayer(widths, rank=rank, experts=experts)
     for up in layer.up.values():
@@ -90,18 +92,24 @@ def rows(rounds: int) -> list[dict[str, object]]:
     many = layer_step(tokens, widths, 4, dict.fromkeys(kinds, 8), FRAMES)
     few = layer_step(tokens, widths, 32, dict.fromkeys(kinds, 1), FRAMES)
     cpu, floor, ratio = interleaved(many, few, rounds)
-    found.append({"case": "experts-4-to-32", "cpu_ms": cpu, "products_ms": None, "base_ms": floor, "ratio": ratio})
+    found.append(
+        {"case": "experts-4-to-32", "cpu_ms": cpu, "products_ms": None, "base_ms": floor, "ratio": ratio}
+    )
 
     widths = {"visual": 256, "audio": 256}
     long = layer_step(dict.fromkeys(widths, 8192), widths, 16, DEFAULT_EXPERTS, FRAMES)
     short = layer_step(dict.fromkeys(widths, 256), widths, 16, DEFAULT_EXPERTS, FRAMES)
     cpu, floor, ratio = interleaved(long, short, rounds, scale=8192 / 256)
-    found.append({"case": "tokens-256-to-8192", "cpu_ms": cpu, "products_ms": None, "base_ms": floor, "ratio": ratio})
+    found.append(
+        {"case": "tokens-256-to-8192", "cpu_ms": cpu, "products_ms": None, "base_ms": floor, "ratio": ratio}
+    )
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds of each case (default 15)")
     args = parser.parse_args()

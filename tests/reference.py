@@ -72,7 +72,9 @@ def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, l
                 decisions.append(weigh(logits, available, top_k))
                 if masks[m][b, token] if per_token else m in z:
                     open_ = [logit for logit, free in zip(logits, available, strict=True) if free]
-                    even = torch.tensor([float(free) for free in available], dtype=x.dtype) / max(1, len(open_))
+                    even = torch.tensor([float(free) for free in available], dtype=x.dtype) / max(
+                        1, len(open_)
+                    )
                     partition = torch.logsumexp(torch.stack(open_), 0) if open_ else x.new_zeros(())
                     used[m].append((decisions[-1], even, partition))
             gates[m].append(torch.stack(decisions) if per_token else decisions[0])
@@ -105,7 +107,9 @@ def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, l
                     if keys > exact_tokens and len(rows) > latents:
                         real = masks[m][b]
                         means = [
-                            ask[s:t][real[s:t]].mean(0) for s, t in stretches(len(rows), latents) if real[s:t].any()
+                            ask[s:t][real[s:t]].mean(0)
+                            for s, t in stretches(len(rows), latents)
+                            if real[s:t].any()
                         ]
                         k = torch.stack(means)
                         v = attend(k, read @ p[q + "key"][i], v)

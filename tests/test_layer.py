@@ -34,7 +34,8 @@ def tokens(widths, batch=3, counts=(4, 6, 5)):
 def padding(states, batch=3):
     """Ragged lengths, a different one for every sample and stream."""
     return {
-        m: torch.arange(x.shape[1])[None] < torch.tensor([x.shape[1] - (b + i) % 3 for b in range(batch)])[:, None]
+        m: torch.arange(x.shape[1])[None]
+        < torch.tensor([x.shape[1] - (b + i) % 3 for b in range(batch)])[:, None]
         for i, (m, x) in enumerate(states.items())
     }
 
@@ -152,7 +153,9 @@ def test_every_parameter_has_had_a_gradient_after_two_steps(streams, options):
     optimiser = torch.optim.AdamW(layer.parameters(), lr=1e-2)
     for _ in range(2):
         updates, routing = layer(states)
-        loss = sum(((states[m] + updates[m] - target[m]) ** 2).mean() for m in states) + 0.01 * routing.balance
+        loss = (
+            sum(((states[m] + updates[m] - target[m]) ** 2).mean() for m in states) + 0.01 * routing.balance
+        )
         optimiser.zero_grad()
         loss.backward()
         for name, p in layer.named_parameters():

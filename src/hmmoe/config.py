@@ -46,27 +46,39 @@ class HMMoEConfig(PeftConfig):
     )
     depths: dict[str, int] | None = field(
         default=None,
-        metadata={"help": "Modality -> number of its blocks. Filled in; a saved adapter fits towers of this depth only."},
+        metadata={
+            "help": "Modality -> number of its blocks. Filled in; a saved adapter fits towers of this depth only."
+        },
     )
-    rank: int | None = field(default=None, metadata={"help": "Channels of each expert. Give this or `budget`."})
+    rank: int | None = field(
+        default=None, metadata={"help": "Channels of each expert. Give this or `budget`."}
+    )
     budget: float | None = field(
         default=None,
-        metadata={"help": "Share of adapters and routers in adapters + backbones; solves for the largest rank within it."},
+        metadata={
+            "help": "Share of adapters and routers in adapters + backbones; solves for the largest rank within it."
+        },
     )
     experts: dict[str, int] = field(
         default_factory=lambda: dict(DEFAULT_EXPERTS), metadata={"help": "Expert kind -> number of experts."}
     )
     router: str = field(default="sample", metadata={"help": "Route each 'sample' or each 'token'."})
-    top_k: int | None = field(default=None, metadata={"help": "Keep the k largest router weights; None keeps all."})
-    latents: int = field(default=16, metadata={"help": "Latent tokens of cross-attention between long streams."})
+    top_k: int | None = field(
+        default=None, metadata={"help": "Keep the k largest router weights; None keeps all."}
+    )
+    latents: int = field(
+        default=16, metadata={"help": "Latent tokens of cross-attention between long streams."}
+    )
     exact_tokens: int = field(default=64, metadata={"help": "Up to this many keys cross-attention is exact."})
     balance_coef: float = field(default=1e-2, metadata={"help": "Weight of the load-balancing loss."})
     z_coef: float = field(default=1e-3, metadata={"help": "Weight of the router's z-loss."})
     modality_dropout: float = field(
-        default=0.0, metadata={"help": "In training, chance per sample that a stream is hidden from the others' experts."}
+        default=0.0,
+        metadata={"help": "In training, chance per sample that a stream is hidden from the others' experts."},
     )
     modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Modules besides the adapters to train and save, such as the task head."}
+        default=None,
+        metadata={"help": "Modules besides the adapters to train and save, such as the task head."},
     )
 
     def __post_init__(self) -> None:
@@ -84,7 +96,9 @@ class HMMoEConfig(PeftConfig):
             raise ValueError(unknown("router", self.router, ROUTERS))
         counts = check_experts(self.experts)
         if self.top_k is not None and not 1 <= self.top_k <= sum(counts.values()):
-            raise ValueError(f"top_k must be between 1 and the {sum(counts.values())} experts, got {self.top_k}")
+            raise ValueError(
+                f"top_k must be between 1 and the {sum(counts.values())} experts, got {self.top_k}"
+            )
         if isinstance(self.points, int) and self.points < 1:
             raise ValueError(f"points must be at least 1, got {self.points}")
         if isinstance(self.points, list) and len({frozenset(p) for p in self.points}) > 1:

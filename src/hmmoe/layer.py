@@ -77,7 +77,9 @@ class HMMoELayer(nn.Module):
         if router not in ROUTERS:
             raise ValueError(unknown("router", router, ROUTERS))
         if not widths or min(widths.values()) < 1:
-            raise ValueError(f"widths must name at least one stream, each at least 1 wide, got {dict(widths)}")
+            raise ValueError(
+                f"widths must name at least one stream, each at least 1 wide, got {dict(widths)}"
+            )
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
         total = sum(counts.values())
@@ -97,7 +99,10 @@ class HMMoELayer(nn.Module):
         self.experts = nn.ModuleDict(
             {
                 m: nn.ModuleDict(
-                    {k: EXPERTS[k](n, rank, len(self.others[m]) * width, **options.get(k, {})) for k, n in counts.items()}
+                    {
+                        k: EXPERTS[k](n, rank, len(self.others[m]) * width, **options.get(k, {}))
+                        for k, n in counts.items()
+                    }
                 )
                 for m in self.widths
             }
@@ -111,7 +116,9 @@ class HMMoELayer(nn.Module):
             top_k=top_k,
             bias=expert_bias(counts, needs, 0.0),
         )
-        alone = torch.cat([torch.full((n,), not needs[k]) for k, n in counts.items()])  # (E,): needs no other stream
+        alone = torch.cat(
+            [torch.full((n,), not needs[k]) for k, n in counts.items()]
+        )  # (E,): needs no other stream
         self.register_buffer("alone", alone, persistent=False)
         self.channel_kinds = [k for k in counts if issubclass(EXPERTS[k], ChannelExperts)]
         self.token_kinds = [k for k in counts if k not in self.channel_kinds]
@@ -249,7 +256,9 @@ class HMMoELayer(nn.Module):
             raise ValueError(f"streams must have the same batch size, got {batch}")
         for m, x in states.items():
             if x.dim() != 3 or x.shape[-1] != self.widths[m]:
-                raise ValueError(f"stream {m!r} must be (batch, tokens, {self.widths[m]}), got {tuple(x.shape)}")
+                raise ValueError(
+                    f"stream {m!r} must be (batch, tokens, {self.widths[m]}), got {tuple(x.shape)}"
+                )
         for m, mask in masks.items():
             if m in states and (mask.dtype != torch.bool or mask.shape != states[m].shape[:2]):
                 raise ValueError(
@@ -271,7 +280,9 @@ def check_experts(experts: Mapping[str, int]) -> dict[str, int]:
             raise ValueError(unknown("expert", kind, EXPERTS))
         if not isinstance(count, int) or count < 0:
             raise ValueError(f"experts[{kind!r}] must be a whole number from 0, got {count!r}")
-    order = sorted(EXPERTS, key=lambda kind: not issubclass(EXPERTS[kind], ChannelExperts))  # channel experts first
+    order = sorted(
+        EXPERTS, key=lambda kind: not issubclass(EXPERTS[kind], ChannelExperts)
+    )  # channel experts first
     counts = {kind: experts[kind] for kind in order if experts.get(kind)}
     if not counts:
         raise ValueError(f"experts must name at least one of {', '.join(EXPERTS)}")

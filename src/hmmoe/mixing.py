@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def mix(z: Tensor | None, scale: Tensor | None, shift: Tensor | None, ys: list[Tensor], gates: list[Tensor]) -> Tensor:
+def mix(
+    z: Tensor | None, scale: Tensor | None, shift: Tensor | None, ys: list[Tensor], gates: list[Tensor]
+) -> Tensor:
     """Outputs of all experts, gated, side by side.
 
     Args:
@@ -31,7 +33,9 @@ def mix(z: Tensor | None, scale: Tensor | None, shift: Tensor | None, ys: list[T
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor | None, scale: Tensor | None, shift: Tensor | None, *rest: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, z: Tensor | None, scale: Tensor | None, shift: Tensor | None, *rest: Tensor
+    ) -> Tensor:
         ys, gates = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         first = z if z is not None else ys[0]
         widths = [t.shape[-1] for t in (z, *ys) if t is not None]

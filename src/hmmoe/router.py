@@ -91,7 +91,11 @@ class Router(nn.Module):
         weights, partition = masked_softmax(rows, can, self.top_k)
         counts = [_share_of(counted[m], n, rows) for m, n in zip(z, lengths, strict=True)]
         with torch.no_grad():
-            even = torch.full_like(weights, 1 / weights.shape[-1]) if can is None else can / can.sum(-1, keepdim=True).clamp(min=1)
+            even = (
+                torch.full_like(weights, 1 / weights.shape[-1])
+                if can is None
+                else can / can.sum(-1, keepdim=True).clamp(min=1)
+            )
             per_stream = torch.block_diag(*counts)  # (M, R): averages over the rows of each stream that count
         balance = rows.shape[-1] * (per_stream @ (weights - even)).square().sum() / len(shapes)
         z_loss = (per_stream @ partition.square()).mean()

@@ -27,7 +27,9 @@ class CrossAttention(TokenExperts):
         exact_tokens: up to this many keys attention is exact; it also is when there are at most `latents` queries.
     """
 
-    def __init__(self, count: int, rank: int, context: int, latents: int = 16, exact_tokens: int = 64) -> None:
+    def __init__(
+        self, count: int, rank: int, context: int, latents: int = 16, exact_tokens: int = 64
+    ) -> None:
         super().__init__(count, rank, context)
         self.latents, self.exact_tokens = latents, exact_tokens
         for name in ("query", "key", "value"):
@@ -62,4 +64,6 @@ class CrossAttention(TokenExperts):
         sums = F.adaptive_avg_pool1d(flat * real.repeat_interleave(self.count, 0), self.latents)
         means = sums.transpose(1, 2).unflatten(0, z.shape[:2]) / share.clamp(min=1 / z.shape[2])
         filled = (share > 0).transpose(2, 3)  # (B, 1, 1, L)
-        return means, filled | ~filled.any(-1, keepdim=True)  # a missing stream asks nothing, but must not turn into NaN
+        return means, filled | ~filled.any(
+            -1, keepdim=True
+        )  # a missing stream asks nothing, but must not turn into NaN
