@@ -42,7 +42,7 @@ class MultimodalOutput(ModelOutput):
 class ContainerConfig(dict):
     """The little that PEFT and Trainer ask of a model's config."""
 
-    keys_to_ignore_at_inference = ("aux_loss", "states")
+    keys_to_ignore_at_inference = ["aux_loss", "states"]  # noqa: RUF012
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self)

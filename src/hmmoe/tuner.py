@@ -17,6 +17,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from hmmoe.budget import solve_rank
+from hmmoe.callback import RoutingCallback
 from hmmoe.config import HMMoEConfig
 from hmmoe.container import FrozenTowers
 from hmmoe.fusion import NO_MERGE, HMMoEBlock
@@ -26,7 +27,15 @@ from hmmoe.registration import HMMOE
 from hmmoe.streams.lockstep import Link
 from hmmoe.streams.record import WATCH, close_record, open_record
 
-__all__ = ["HMMOE", "HMMoEBlock", "HMMoEModel", "HMMoEPeftModel", "from_pretrained", "get_peft_model"]
+__all__ = [
+    "HMMOE",
+    "HMMoEBlock",
+    "HMMoEModel",
+    "HMMoEPeftModel",
+    "RoutingCallback",
+    "from_pretrained",
+    "get_peft_model",
+]
 
 _OPTIONS = ("experts", "router", "top_k", "latents", "exact_tokens", "modality_dropout")
 
