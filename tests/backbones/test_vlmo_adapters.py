@@ -56,7 +56,7 @@ systems = pytest.mark.parametrize("system", [VlmoForQuestionAnswering, VlmoForNl
 
 @systems
 def test_adapted_starts_as_the_frozen_model_and_returns_to_it(system):
-    # Frozen in earnest: torch takes another attention kernel, rounded otherwise, for a bias that needs a gradient.
+    # Frozen in earnest: for a bias that needs a gradient torch takes another kernel, which rounds otherwise.
     frozen = build(system).requires_grad_(False)(**batch(system)).logits
     model = adapted(system)
     assert torch.equal(model(**batch(system)).logits, frozen)
