@@ -1,15 +1,27 @@
-"""VALOR (arXiv 2304.08345) in the manner of transformers: configuration, model, processor, official checkpoints."""
+"""VALOR (arXiv 2304.08345) in the manner of transformers.
 
-from .configuration import ValorConfig, VideoSwinConfig
-from .convert import Conversion, convert_state_dict, from_official
+model = ValorModel.from_official("VALOR-large")            # ckpt/model_step_N.pt and log/hps.json
+model.save_pretrained("valor-large")                       # safetensors, read back by from_pretrained
+processor = ValorProcessor.for_config(model.config, tokenizer)
+"""
+
+from transformers import AutoConfig, AutoModel
+
+from .configuration import ValorAudioConfig, ValorConfig, ValorTextConfig, VideoSwinConfig
+from .convert import Conversion
 from .modeling import ValorModel, ValorOutput
+from .processing import ValorProcessor
+
+AutoConfig.register(ValorConfig.model_type, ValorConfig, exist_ok=True)
+AutoModel.register(ValorConfig, ValorModel, exist_ok=True)
 
 __all__ = [
     "Conversion",
+    "ValorAudioConfig",
     "ValorConfig",
     "ValorModel",
     "ValorOutput",
+    "ValorProcessor",
+    "ValorTextConfig",
     "VideoSwinConfig",
-    "convert_state_dict",
-    "from_official",
 ]

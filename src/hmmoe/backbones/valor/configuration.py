@@ -1,4 +1,4 @@
-"""The sizes of VALOR (Chen et al., arXiv 2304.08345): a frame encoder, an audio encoder and one shared BERT."""
+"""Sizes of VALOR (Chen et al., arXiv 2304.08345): a frame encoder, an audio encoder and one shared BERT."""
 
 from typing import Any, ClassVar
 
@@ -44,12 +44,14 @@ class VideoSwinConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if len(self.depths) != len(self.num_heads):
             raise ValueError(
-                f"depths has {len(self.depths)} stages and num_heads {len(self.num_heads)}: give one entry per stage"
+                f"depths has {len(self.depths)} stages and num_heads {len(self.num_heads)}: "
+                "give one entry per stage"
             )
         for stage, heads in enumerate(self.num_heads):
-            if self.embed_dim * 2**stage % heads:
+            width = self.embed_dim * 2**stage
+            if width % heads:
                 raise ValueError(
-                    f"num_heads[{stage}]={heads} does not divide the width {self.embed_dim * 2**stage} of that stage"
+                    f"num_heads[{stage}]={heads} does not divide the width {width} of that stage"
                 )
         super().__post_init__(**kwargs)
 
@@ -61,12 +63,13 @@ class VideoSwinConfig(PreTrainedConfig):
 
 @strict
 class ValorAudioConfig(ASTConfig):
-    """The audio spectrogram transformer on clips of 64 mel bands x 512 frames in non-overlapping 16 x 16 patches."""
+    """Audio spectrogram transformer on clips of 64 mel bands x 512 steps, in 16 x 16 patches side by side."""
 
     model_type = "valor_audio"
 
     num_mel_bins: int = 64
     max_length: int = 512
+    patch_size: int = 16
     frequency_stride: int = 16
     time_stride: int = 16
 
@@ -90,9 +93,9 @@ class ValorTextConfig(BertConfig):
         super().__post_init__(**kwargs)
 
 
-AutoConfig.register(VideoSwinConfig.model_type, VideoSwinConfig)
-AutoConfig.register(ValorAudioConfig.model_type, ValorAudioConfig)
-AutoConfig.register(ValorTextConfig.model_type, ValorTextConfig)
+# sub-configurations are told apart by their model_type
+for part in (VideoSwinConfig, ValorAudioConfig, ValorTextConfig):
+    AutoConfig.register(part.model_type, part, exist_ok=True)
 
 
 @strict
@@ -100,14 +103,15 @@ class ValorConfig(PreTrainedConfig):
     """Sizes of the whole system. `ValorConfig()` is VALOR-L, `ValorConfig.base()` VALOR-B.
 
     Attributes:
-        vision_config: a `CLIPVisionConfig` (VALOR-L) or a `VideoSwinConfig` (VALOR-B), or a dict with its `model_type`.
+        vision_config: a `CLIPVisionConfig` (VALOR-L) or a `VideoSwinConfig` (VALOR-B), or a dict with its
+            `model_type`.
         audio_config: a `ValorAudioConfig` or a dict of its fields.
         text_config: a `ValorTextConfig` or a dict of its fields.
         contra_dim: width of the space in which text, frames and audio clips are compared.
         contra_temp: temperature at the start; with CLIP frames the learned `logit_scale` is used instead.
         max_frames: rows of the table that tells frames apart in the decoder.
         max_clips: the same for audio clips.
-        use_task_prompt: whether the checkpoint was trained with a task sentence before the text (VALOR-L was).
+        use_task_prompt: whether the weights were trained with a task sentence before the text (VALOR-L).
         mga_weight: weight of the contrastive loss beside the captioning loss.
         tie_word_embeddings: the caption head's last matrix is the word embedding; VALOR has no other form.
     """
@@ -119,9 +123,9 @@ class ValorConfig(PreTrainedConfig):
         "text_config": ValorTextConfig,
     }
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    audio_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: Any = None
+    audio_config: Any = None
+    text_config: Any = None
     contra_dim: int = 512
     contra_temp: float = 0.07
     max_frames: int = 32
@@ -135,8 +139,8 @@ class ValorConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if not isinstance(self.vision_config, CLIPVisionConfig | VideoSwinConfig):
             raise ValueError(
-                f"vision_config is a {type(self.vision_config).__name__}: give a CLIPVisionConfig (VALOR-L) or a "
-                "VideoSwinConfig (VALOR-B)"
+                f"vision_config is a {type(self.vision_config).__name__}: "
+                "give a CLIPVisionConfig (VALOR-L) or a VideoSwinConfig (VALOR-B)"
             )
 
     @classmethod

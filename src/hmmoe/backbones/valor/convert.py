@@ -1,13 +1,14 @@
 """Official VALOR checkpoints into `ValorModel`: `ckpt/model_step_N.pt` with `log/hps.json`, or a state dict.
 
-    clip_model.visual.*                  ─► video.clip.*      fused q, k, v taken apart; places resized bilinearly
+    clip_model.visual.*                  ─► video.clip.*      fused q, k, v split, places resized bilinearly
     video_encoder.*                      ─► video.*           (VALOR-B)
     audio_embeddings.*, audio_encoder.*  ─► audio.*
     multimodal_encoder.*                 ─► text.*            prompt_embedding becomes token type 2
     txt_encoder.*, cls.decoder.weight    ─► copies of the above, checked and dropped
 
-Every key of the checkpoint ends up in the model or in the `Conversion` report, and so does every weight of the model
-that the checkpoint does not hold. A checkpoint of another size or family is refused with the first key that differs.
+Every key of the checkpoint ends up in the model or in the `Conversion` report, and so does every weight of
+the model that the checkpoint does not hold. A checkpoint of another size or family is refused with the first
+key that differs.
 """
 
 import json
@@ -15,6 +16,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from transformers import CLIPVisionConfig
 from .configuration import ValorAudioConfig, ValorConfig, ValorTextConfig, VideoSwinConfig
 from .modeling import ValorModel
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 HEAD_WIDTH = 64  # of every attention head in CLIP, BERT and the audio encoder
 FRAME_KEYS = {"clip": "clip_model.visual.", "swin": "video_encoder."}
@@ -69,7 +71,8 @@ RULES = [
 ]
 # in official checkpoints, but no weight of ours: indices, and parts that VALOR with BERT does not run
 SPARE = re.compile(
-    r"clip_model\.(?!visual\.|logit_scale).+|clip_model\.visual\.proj|.*relative_position_index|.*\.position_ids"
+    r"clip_model\.(?!visual\.|logit_scale).+|clip_model\.visual\.proj"
+    r"|.*relative_position_index|.*\.position_ids"
     r"|multimodal_encoder\.pooler\..+|contra_temp|txt_encoder\..+"
 )
 # weights that a checkpoint may lack; whatever else is missing means another family or size
@@ -93,8 +96,16 @@ class Conversion:
 
     def __str__(self) -> str:
         parts = [f"{len(keys)} {name}" for name, keys in vars(self).items()]
-        lists = [f"\n  {name}: {', '.join(keys)}" for name, keys in vars(self).items() if keys and name != "used"]
+        lists = [
+            f"\n  {name}: {', '.join(keys)}" for name, keys in vars(self).items() if keys and name != "used"
+        ]
         return f"VALOR checkpoint: {', '.join(parts)}" + "".join(lists)
+
+    def log(self) -> None:
+        """Every key to the log; a warning for weights that start at random."""
+        logger.info("%s", self)
+        if self.missing:
+            logger.warning("not in the checkpoint, so at random: %s", ", ".join(self.missing))
 
 
 def rename(key: str) -> str:
@@ -118,12 +129,13 @@ def convert_state_dict(
     Args:
         state: an official state dict, with or without `module.` before the keys.
         config: the sizes that the weights must have.
-        trained_frames: frames per video in pre-training; later rows of the frame table repeat the last trained one.
+        trained_frames: frames per video in pre-training; later rows of the frame table repeat the last
+            trained one.
         trained_clips: the same for audio clips.
 
     Raises:
-        ValueError: if the checkpoint is of another family or size, naming the first key that differs, or if the
-            copies it holds of one weight are not equal.
+        ValueError: if the checkpoint is of another family or size, naming the first key that differs, or if
+            the copies it holds of one weight are not equal.
     """
     with torch.device("meta"):
         shapes = {name: weight.shape for name, weight in ValorModel(config).state_dict().items()}
@@ -139,9 +151,7 @@ def convert_state_dict(
             twin = "multimodal_encoder.embeddings.word_embeddings.weight"
             _check_copy(key, weight, twin, state.get(twin, weight))
             report.copies.append(key)
-        elif SPARE.fullmatch(key) and name not in shapes:
-            report.unused.append(key)
-        elif name == key and name not in shapes:
+        elif name not in shapes and (SPARE.fullmatch(key) or name == key):
             report.unused.append(key)
         else:
             for part, value in _parts(name, weight, state, shapes):
@@ -201,14 +211,14 @@ def _fit(key: str, name: str, weight: Tensor, shapes: Mapping[str, torch.Size]) 
     if shape is None or [n for n in weight.shape if n > 1] != [n for n in shape if n > 1]:
         here = "has no such weight" if shape is None else f"has shape {tuple(shape)} there"
         raise ValueError(
-            f"the checkpoint is of another size or family than the config: the first key that differs is {key!r} "
-            f"of shape {tuple(weight.shape)}, the model {here} ({name!r})"
+            "the checkpoint is of another size or family than the config: the first key that differs is "
+            f"{key!r} of shape {tuple(weight.shape)}, the model {here} ({name!r})"
         )
     return weight.reshape(shape).float().contiguous()
 
 
 def resize_places(table: Tensor, rows: int) -> Tensor:
-    """CLIP's places for another image size: (1 + n², D) -> (rows, D), the class token's row kept, bilinear."""
+    """CLIP's places for another image size, bilinear: (1 + n², D) -> (rows, D), the class token's kept."""
     old, new = round((len(table) - 1) ** 0.5), round((rows - 1) ** 0.5)
     if old == new or old * old != len(table) - 1 or new * new != rows - 1:
         return table
@@ -221,7 +231,9 @@ def _fill(ours: dict[str, Tensor], name: str, trained: int | None, report: Conve
     if trained is None or name not in ours or trained >= ours[name].shape[1]:
         return
     if trained < 1:
-        raise ValueError(f"{trained} trained rows of {name!r}: give the number of samples in pre-training, at least 1")
+        raise ValueError(
+            f"{trained} trained rows of {name!r}: give the number of samples in pre-training, at least 1"
+        )
     ours[name] = ours[name].clone()
     ours[name][:, trained:] = ours[name][:, trained - 1 : trained]
     report.filled.append(name)
@@ -230,8 +242,8 @@ def _fill(ours: dict[str, Tensor], name: str, trained: int | None, report: Conve
 def config_from_state_dict(state: Mapping[str, Tensor], **options: Any) -> ValorConfig:
     """The sizes that an official state dict has, read from the shapes of its weights.
 
-    Attention heads are 64 wide everywhere except in VideoSwin, whose bias tables tell their number. CLIP's image size
-    is 224, what VALOR-L runs at, or smaller where there are fewer places.
+    Attention heads are 64 wide everywhere except in VideoSwin, whose bias tables tell their number. CLIP's
+    image size is 224, what VALOR-L runs at, or smaller where there are fewer places.
 
     Args:
         options: other fields of `ValorConfig`, e.g. `use_task_prompt`.
@@ -243,7 +255,9 @@ def config_from_state_dict(state: Mapping[str, Tensor], **options: Any) -> Valor
 
     def shape(key: str) -> torch.Size:
         if key not in state:
-            raise ValueError(f"not a VALOR checkpoint: the first key that differs is {key!r}, which it does not hold")
+            raise ValueError(
+                f"not a VALOR checkpoint: the first key that differs is {key!r}, which it does not hold"
+            )
         return state[key].shape
 
     def depth(prefix: str) -> int:
@@ -252,7 +266,9 @@ def config_from_state_dict(state: Mapping[str, Tensor], **options: Any) -> Valor
 
     if any(key.startswith(FRAME_KEYS["swin"]) for key in state):
         stages = range(depth("video_encoder.layers."))
-        tables = [shape(f"video_encoder.layers.{i}.blocks.0.attn.relative_position_bias_table") for i in stages]
+        tables = [
+            shape(f"video_encoder.layers.{i}.blocks.0.attn.relative_position_bias_table") for i in stages
+        ]
         patch = shape("video_encoder.patch_embed.proj.weight")
         vision: Any = VideoSwinConfig(
             embed_dim=patch[0],
@@ -319,8 +335,8 @@ def read_hps(path: Path) -> dict[str, Any]:
     return {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
 
 
-def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State dict and hps of `path`: a `.pt` or `.safetensors` file, or the folder that holds `ckpt/` and `log/`.
+def load_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State dict and hps of `path`: a `.pt` or `.safetensors` file, or the folder with `ckpt/` and `log/`.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
@@ -329,9 +345,13 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     path = Path(path)
     file, root = path, path.parent.parent
     if path.is_dir():
-        steps = {int(found[1]): p for p in path.glob("ckpt/*.pt") if (found := re.search(r"_step_(\d+)$", p.stem))}
+        steps = {
+            int(found[1]): p for p in path.glob("ckpt/*.pt") if (found := re.search(r"_step_(\d+)$", p.stem))
+        }
         if not steps:
-            raise FileNotFoundError(f"{path} holds no ckpt/model_step_N.pt: give a VALOR folder or a checkpoint file")
+            raise FileNotFoundError(
+                f"{path} holds no ckpt/model_step_N.pt: give a VALOR folder or a checkpoint file"
+            )
         file, root = steps[max(steps)], path
     if not file.is_file():
         raise FileNotFoundError(f"no checkpoint {file}: give a VALOR folder or a checkpoint file")
@@ -348,44 +368,25 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     return state, read_hps(hps) if hps.is_file() else {}
 
 
-def from_official(
-    path_or_state_dict: str | Path | Mapping[str, Tensor],
-    config: ValorConfig | None = None,
-    *,
-    trained_frames: int | None = None,
-    trained_clips: int | None = None,
-) -> ValorModel:
-    """A `ValorModel` in eval mode with official weights; its `conversion` attribute reports every key.
-
-    `ValorModel.save_pretrained` then writes it as safetensors.
-
-    Args:
-        path_or_state_dict: a folder with `ckpt/model_step_N.pt` and `log/hps.json`, a checkpoint file, or a state dict.
-        config: the sizes to insist on; by default those of the checkpoint, with the prompt flag of its hps.json.
-        trained_frames, trained_clips: see `convert_state_dict`; by default what hps.json tells.
-
-    Raises:
-        FileNotFoundError: if there is no checkpoint.
-        ValueError: if the checkpoint is of another family or size, naming the first key that differs.
-    """
+def read_official(
+    source: str | PathLike[str] | Mapping[str, Tensor],
+    config: ValorConfig | None,
+    trained_frames: int | None,
+    trained_clips: int | None,
+) -> tuple[ValorConfig, dict[str, Tensor], Conversion]:
+    """Config, weights under our names, and report; arguments as in `ValorModel.from_official`."""
     hps: dict[str, Any] = {}
-    if isinstance(path_or_state_dict, str | Path):
-        state: Mapping[str, Tensor]
-        state, hps = load_checkpoint(path_or_state_dict)
+    if isinstance(source, Mapping):
+        state = source
     else:
-        state = path_or_state_dict
+        state, hps = load_checkpoint(source)
     if config is None:
         options = {"use_task_prompt": bool(hps["use_task_prompt"])} if "use_task_prompt" in hps else {}
         config = config_from_state_dict(state, **options)
     weights, report = convert_state_dict(
         state,
         config,
-        trained_frames=trained_frames or hps.get("video_sample_num"),
-        trained_clips=trained_clips or hps.get("audio_sample_num"),
+        trained_frames=trained_frames if trained_frames is not None else hps.get("video_sample_num"),
+        trained_clips=trained_clips if trained_clips is not None else hps.get("audio_sample_num"),
     )
-    model = ValorModel.from_pretrained(None, config=config, state_dict=weights)
-    model.conversion = report
-    log.info("%s", report)
-    if report.missing:
-        log.warning("these weights are not in the checkpoint and start at random: %s", ", ".join(report.missing))
-    return model
+    return config, weights, report

@@ -1,7 +1,7 @@
-"""VALOR's single-modality encoders that look at one frame or one audio clip at a time, built on transformers' layers.
+"""VALOR's encoders of one frame and of one audio clip, built on transformers' layers.
 
-Both map a flat batch (F, ...) of frames or clips to `last_hidden_state` (F, N, D), first token = class token, so either
-can be used alone as a tower.
+Both map a flat batch (F, ...) of frames or clips to `last_hidden_state` (F, N, D), first token = class token,
+so either can be used alone as a tower.
 """
 
 import torch
@@ -18,7 +18,7 @@ from .configuration import ValorAudioConfig
 
 
 class ClipFrames(nn.Module):
-    """CLIP's image encoder with its last layer norm on every token; transformers norms the class token only."""
+    """CLIP's image encoder with its last layer norm on every token, not only on the class token."""
 
     def __init__(self, config: CLIPVisionConfig):
         super().__init__()

@@ -2,8 +2,9 @@
 
     [CLS] [MASK]  →  [CLS] a [MASK]  →  [CLS] a dog [MASK]  →  …  →  [SEP] ends the text
 
-The functions know nothing of the model: `next_word(rows, ids)` gives the logits (R, V) of the word that follows
-ids (R, k) for the samples rows (R,), so an adapted model, or one with a cache, is served by the same code.
+The functions know nothing of the model: `next_word(rows, ids)` gives the logits (R, V) of the word that
+follows ids (R, k) for the samples rows (R,), so an adapted model, or one with a cache, is served by the same
+code.
 """
 
 from collections.abc import Callable

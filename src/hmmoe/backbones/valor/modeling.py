@@ -10,9 +10,9 @@
 A group names what the text may read: "tv" frames, "ta" sound, "tva" both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any, cast
 
 import torch
@@ -28,18 +28,19 @@ from .configuration import ValorConfig
 from .encoders import AudioEncoder, ClipFrames
 from .generation import generate
 from .objectives import IGNORED, FineFeatures, captioning_loss, contrastive_loss, fine_similarity
+from .parts import HIDDEN, CaptionHead, MediaMemory, fine_weight, text_bias
 from .video_swin import VideoSwin, WindowAttention
 
 GROUPS = {"tv": ("video",), "ta": ("audio",), "tva": ("video", "audio")}
 PROMPT_TYPE = 2  # token type of the words of a task prompt
-HIDDEN = -10000.0  # what VALOR adds to the score of a place that may not be seen
 
 
 @dataclass
 class ValorOutput(ModelOutput):
     """Results of `ValorModel.forward`; each dict has one entry per group.
 
-    loss: `mga_weight` · MGA + MGC, of what was asked for. similarity: (B, B), texts by media, before the temperature.
+    loss: `mga_weight` · MGA + MGC, of what was asked for.
+    similarity: (B, B), texts by media, before the temperature.
     logits: (B, L, V) at every place of the decoder's text.
     """
 
@@ -50,64 +51,6 @@ class ValorOutput(ModelOutput):
     logits: dict[str, Tensor] | None = None
 
 
-def text_bias(text_mask: Tensor, prompt_mask: Tensor | None, causal: bool, dtype: torch.dtype) -> Tensor:
-    """Additive mask (B, 1, P + L, P + L) over [prompt, text]: 0 where a row's token sees a column's, else -10000.
-
-    Causal: text sees the prompt and the text up to itself; the prompt does not see the text.
-    Not causal: every token sees every real one.
-    """
-    B, L = text_mask.shape
-    if prompt_mask is None:
-        prompt_mask = text_mask[:, :0]
-    P = prompt_mask.shape[1]
-    real = torch.cat([prompt_mask, text_mask], dim=1).bool()
-    sees = real[:, None, :].expand(B, P + L, P + L)
-    if causal:
-        order = torch.ones(P + L, P + L, dtype=torch.bool, device=real.device).tril()
-        order[:P, :P] = True
-        sees = sees & order
-    return torch.zeros(sees.shape, dtype=dtype, device=real.device).masked_fill(~sees, HIDDEN)[:, None]
-
-
-class MediaMemory(nn.Module):
-    """Brings an encoder's tokens to the decoder: width, which frame (or clip) they are of, and which medium."""
-
-    def __init__(self, width: int, text_width: int, frames: int):
-        super().__init__()
-        self.project: nn.Module = nn.Identity()
-        if width != text_width:
-            self.project = nn.Sequential(nn.Linear(width, text_width), nn.LayerNorm(text_width, eps=1e-12))
-        self.frame_embedding = nn.Parameter(torch.zeros(1, frames, text_width))
-        self.type_embedding = nn.Parameter(torch.zeros(1, 1, text_width))
-
-    def forward(self, states: Tensor) -> Tensor:
-        """(B, T, N, D) -> (B, T·N, text width)."""
-        T, most = states.shape[1], self.frame_embedding.shape[1]
-        if T > most:
-            raise ValueError(f"{T} frames or clips are too many: the model tells {most} apart (max_frames, max_clips)")
-        states = self.project(states) + self.frame_embedding[:, :T, None] + self.type_embedding[:, :, None]
-        return states.flatten(1, 2)
-
-
-class CaptionHead(nn.Module):
-    """Words from the decoder's states; the last matrix is the word embedding."""
-
-    def __init__(self, config: ValorConfig):
-        super().__init__()
-        text = config.text_config
-        self.dense = nn.Linear(text.hidden_size, text.hidden_size)
-        self.layernorm = nn.LayerNorm(text.hidden_size, eps=text.layer_norm_eps)
-        self.decoder = nn.Linear(text.hidden_size, text.vocab_size)
-
-    def forward(self, states: Tensor) -> Tensor:
-        return self.decoder(self.layernorm(F.gelu(self.dense(states))))
-
-
-def fine_weight(width: int) -> nn.Sequential:
-    """Scores how much one word, frame or clip counts in the comparison."""
-    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
-
-
 class ValorModel(PreTrainedModel):
     """The whole system with its heads; `from_official` reads the published checkpoints."""
 
@@ -116,8 +59,10 @@ class ValorModel(PreTrainedModel):
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["CLIPEncoderLayer", "SwinBlock", "ASTLayer", "BertLayer"]
-    _tied_weights_keys = {"cls.decoder.weight": "text.embeddings.word_embeddings.weight"}
+    _no_split_modules = ["CLIPEncoderLayer", "SwinBlock", "ASTLayer", "BertLayer"]  # noqa: RUF012
+    _tied_weights_keys = {  # noqa: RUF012
+        "cls.decoder.weight": "text.embeddings.word_embeddings.weight"
+    }
 
     def __init__(self, config: ValorConfig):
         super().__init__(config)
@@ -158,12 +103,41 @@ class ValorModel(PreTrainedModel):
 
     @classmethod
     def from_official(
-        cls, path_or_state_dict: str | Path | dict[str, Tensor], config: ValorConfig | None = None, **options: Any
-    ) -> "ValorModel":
-        """The model with the weights of a published checkpoint; see `convert.from_official`."""
-        from .convert import from_official
+        cls,
+        source: str | PathLike[str] | Mapping[str, Tensor],
+        config: ValorConfig | None = None,
+        *,
+        output_loading_info: bool = False,
+        trained_frames: int | None = None,
+        trained_clips: int | None = None,
+    ) -> Any:
+        """Builds the model from a checkpoint of the VALOR authors; every unused or missing key is logged.
 
-        return from_official(path_or_state_dict, config, **options)
+        Args:
+            source: the folder with `ckpt/model_step_N.pt` and `log/hps.json`, a `.pt` or `.safetensors` file,
+                or the loaded state dict.
+            config: the sizes to insist on; by default those of the checkpoint, with the prompt flag of its
+                hps.json.
+            output_loading_info: return the lists of keys as well.
+            trained_frames: frames per video in pre-training, by default what hps.json tells; the later rows
+                of the frame table are filled with the last trained one.
+            trained_clips: the same for audio clips.
+
+        Returns:
+            The model in evaluation mode, or (model, `Conversion`).
+
+        Raises:
+            FileNotFoundError: if there is no checkpoint.
+            ValueError: if it is of another size or family; names the first key that differs.
+        """
+        from .convert import read_official  # which needs this module
+
+        config, weights, report = read_official(source, config, trained_frames, trained_clips)
+        model = cls(config)
+        model.load_state_dict(weights, strict=False)  # convert has checked every name and shape
+        report.log()
+        model.eval()
+        return (model, report) if output_loading_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text.embeddings.word_embeddings
@@ -171,12 +145,14 @@ class ValorModel(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.cls.decoder
 
-    # ---- encoders ------------------------------------------------------------------------------------------------
+    # ---- encoders
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
         """Frames (B, T, 3, H, W) -> (B, T, N, D); N includes CLIP's class token."""
         if pixel_values.ndim != 5 or pixel_values.shape[2] != 3:
-            raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}: give (batch, frames, 3, H, W)")
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}: give (batch, frames, 3, H, W)"
+            )
         T = pixel_values.shape[1]
         flat = pixel_values.flatten(0, 1) if self.config.clip_frames else pixel_values
         states = self.video(flat).last_hidden_state
@@ -185,7 +161,9 @@ class ValorModel(PreTrainedModel):
     def encode_audio(self, audio_values: Tensor) -> Tensor:
         """Log-mel clips (B, S, mel bands, time steps) -> (B, S, N, D), class token first."""
         if audio_values.ndim != 4:
-            raise ValueError(f"audio_values has shape {tuple(audio_values.shape)}: give (batch, clips, bands, steps)")
+            raise ValueError(
+                f"audio_values has shape {tuple(audio_values.shape)}: give (batch, clips, bands, steps)"
+            )
         return self.audio(audio_values.flatten(0, 1)).last_hidden_state.unflatten(0, audio_values.shape[:2])
 
     def run_text(
@@ -224,7 +202,9 @@ class ValorModel(PreTrainedModel):
         memory_bias = None
         if memory is not None and memory_mask is not None:
             hidden = ~memory_mask[:, None, None, :].expand(-1, 1, input_ids.shape[1], -1)
-            memory_bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, HIDDEN)
+            memory_bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(
+                hidden, HIDDEN
+            )
         states = self.text(
             input_ids,
             attention_mask=bias,
@@ -236,7 +216,7 @@ class ValorModel(PreTrainedModel):
         ).last_hidden_state
         return states[:, -L:]
 
-    # ---- alignment -----------------------------------------------------------------------------------------------
+    # ---- alignment
 
     def text_features(
         self,
@@ -251,7 +231,7 @@ class ValorModel(PreTrainedModel):
         return self._fine("text", self.contra_head_t(states), mask.bool())
 
     def video_features(self, video_states: Tensor) -> FineFeatures:
-        """One vector per frame from (B, T, N, D): CLIP's class token, or the mean over a frame with VideoSwin."""
+        """One vector per frame from (B, T, N, D): CLIP's class token, or the mean over a VideoSwin frame."""
         frames = video_states[:, :, 0] if self.config.clip_frames else video_states.mean(dim=2)
         return self._fine("video", self.contra_head_v(frames), None)
 
@@ -272,7 +252,7 @@ class ValorModel(PreTrainedModel):
         """What similarities are divided by in MGA."""
         return torch.exp(-self.logit_scale) if self.config.clip_frames else self.contra_temp
 
-    # ---- media for the decoder -----------------------------------------------------------------------------------
+    # ---- media for the decoder
 
     def media_memory(
         self,
@@ -280,7 +260,7 @@ class ValorModel(PreTrainedModel):
         audio_states: Tensor | None = None,
         audio_present: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What the decoder reads: tokens (B, M, text width), frames before clips, and their mask, bool (B, M).
+        """What the decoder reads: tokens (B, M, text width), frames first, and their mask, bool (B, M).
 
         Args:
             video_states: (B, T, N, D) of `encode_video`, or None.
@@ -300,7 +280,7 @@ class ValorModel(PreTrainedModel):
             raise ValueError("there is nothing to read: give video_states, audio_states or both")
         return torch.cat(parts, dim=1), torch.cat(masks, dim=1)
 
-    # ---- training ------------------------------------------------------------------------------------------------
+    # ---- training
 
     def forward(
         self,
@@ -323,11 +303,12 @@ class ValorModel(PreTrainedModel):
         Args:
             pixel_values: (B, T, 3, H, W).
             audio_values: (B, S, mel bands, time steps), zeros for a video without sound.
-            audio_present: bool (B,). False hides the sound of that sample from the decoder and takes the sample out
-                of the group "ta"; left out, zeros are read like any sound, as VALOR does.
+            audio_present: bool (B,). False hides the sound of that sample from the decoder and takes the
+                sample out of the group "ta"; left out, zeros are read like any sound, as VALOR does.
             input_ids, attention_mask: (B, L) whole texts to be aligned with the media.
             contrast_prompt_ids, contrast_prompt_mask: (B, P) task sentence of the alignment.
-            decoder_input_ids, decoder_attention_mask: (B, L) texts with hidden words, see `objectives.mask_words`.
+            decoder_input_ids, decoder_attention_mask: (B, L) texts with hidden words, see
+                `objectives.mask_words`.
             prompt_ids, prompt_mask: (B, P) task sentence of the decoder, for answers with the question.
             labels: (B, L) hidden words, -100 elsewhere.
             groups: of "tv", "ta", "tva"; by default all for which the media are given.
@@ -340,7 +321,9 @@ class ValorModel(PreTrainedModel):
         states = self._encode(pixel_values, audio_values)
         groups = self._groups(groups, states)
         if input_ids is None and decoder_input_ids is None:
-            raise ValueError("there is no text: give input_ids (alignment), decoder_input_ids (captions) or both")
+            raise ValueError(
+                "there is no text: give input_ids (alignment), decoder_input_ids (captions) or both"
+            )
         out = ValorOutput()
         if input_ids is not None:
             text = self.text_features(input_ids, attention_mask, contrast_prompt_ids, contrast_prompt_mask)
@@ -370,12 +353,17 @@ class ValorModel(PreTrainedModel):
                 )
             if labels is not None:
                 out.mgc_loss = torch.stack(
-                    [self._caption_loss(group, logits, labels, audio_present) for group, logits in out.logits.items()]
+                    [
+                        self._caption_loss(group, logits, labels, audio_present)
+                        for group, logits in out.logits.items()
+                    ]
                 ).mean()
                 out.loss = out.mgc_loss if out.loss is None else out.loss + out.mgc_loss
         return out
 
-    def _caption_loss(self, group: str, logits: Tensor, labels: Tensor, audio_present: Tensor | None) -> Tensor:
+    def _caption_loss(
+        self, group: str, logits: Tensor, labels: Tensor, audio_present: Tensor | None
+    ) -> Tensor:
         if group == "ta" and audio_present is not None:  # such a sample has nothing to read
             labels = labels.masked_fill(~audio_present[:, None], IGNORED)
         return captioning_loss(logits, labels)
@@ -396,10 +384,12 @@ class ValorModel(PreTrainedModel):
             if group not in GROUPS:
                 raise ValueError(unknown("group", group, GROUPS))
             if group not in possible:
-                raise ValueError(f"group {group!r} needs {' and '.join(GROUPS[group])}, and only {list(states)} is given")
+                raise ValueError(
+                    f"group {group!r} needs {' and '.join(GROUPS[group])}, and only {list(states)} is given"
+                )
         return list(groups) if groups else possible
 
-    # ---- generation ----------------------------------------------------------------------------------------------
+    # ---- generation
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
@@ -418,8 +408,8 @@ class ValorModel(PreTrainedModel):
     ) -> Tensor:
         """Words for each sample, (B, at most max_tokens), the padding id after the last one.
 
-        Media and prompt as in `forward`; the group is what the media make up. VALOR writes captions with three beams
-        and answers with one.
+        Media and prompt as in `forward`; the group is what the media make up. VALOR writes captions with
+        three beams and answers with one.
 
         Args:
             start_id, end_id, mask_id: ids of [CLS], [SEP] and [MASK].
@@ -433,7 +423,9 @@ class ValorModel(PreTrainedModel):
             prompt = None if prompt_ids is None else prompt_ids[rows]
             real = None if prompt_mask is None else prompt_mask[rows]
             masked = F.pad(ids, (0, 1), value=mask_id)
-            text = self.run_text(masked, None, prompt, real, causal=True, memory=memory[rows], memory_mask=mask[rows])
+            text = self.run_text(
+                masked, None, prompt, real, causal=True, memory=memory[rows], memory_mask=mask[rows]
+            )
             return cast(Tensor, self.cls(text[:, -1]))
 
         return generate(

@@ -5,8 +5,8 @@ MGA, multimodal grouping alignment. Text words t, media items m (frames, audio c
     s(text, media) = 1/2 [ Σ_m w_m max_t ⟨m, t⟩  +  Σ_t w_t max_m ⟨t, m⟩ ],   w = softmax of learned scores
     loss           = symmetric InfoNCE over the batch at temperature τ, mean over the groups T-V, T-A, T-AV
 
-MGC, multimodal grouping captioning: words hidden behind [MASK] are told from the words before them and the media of a
-group; cross-entropy, mean over the groups.
+MGC, multimodal grouping captioning: words hidden behind [MASK] are told from the words before them and the
+media of a group; cross-entropy, mean over the groups.
 """
 
 from collections.abc import Collection
@@ -55,11 +55,13 @@ def fine_similarity(text: FineFeatures, media: FineFeatures) -> Tensor:
     return torch.where(both, (by_words + by_items) / 2, 0.0)
 
 
-def contrastive_loss(similarity: Tensor, temperature: Tensor | float, present: Tensor | None = None) -> Tensor:
+def contrastive_loss(
+    similarity: Tensor, temperature: Tensor | float, present: Tensor | None = None
+) -> Tensor:
     """Symmetric InfoNCE of `similarity` (B, B) whose diagonal holds the matching pairs; a scalar.
 
-    present: bool (B,), False for samples that lack the medium; they are neither positives nor negatives. Without any
-    present sample the loss is zero.
+    present: bool (B,), False for samples that lack the medium; they are neither positives nor negatives.
+    Without any present sample the loss is zero.
     """
     if present is not None:
         similarity = similarity[present][:, present]
@@ -71,7 +73,7 @@ def contrastive_loss(similarity: Tensor, temperature: Tensor | float, present: T
 
 
 def captioning_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, L, V) at the places where `labels` (B, L) is not -100; zero if there is none."""
+    """Cross-entropy of logits (B, L, V) where `labels` (B, L) is not -100; zero if there is no such place."""
     total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp(min=1)
 
@@ -92,8 +94,8 @@ def mask_words(
         share: chance of each word to be hidden, in (0, 1]; `CAPTION_MASKING` or `ANSWER_MASKING`.
         mask_id: id of [MASK].
         vocab_size: ids from which another word is drawn.
-        keep_ids: ids never hidden, usually those of [CLS] and [PAD]; [SEP] is hidden too, so that generation learns
-            where to stop.
+        keep_ids: ids never hidden, usually those of [CLS] and [PAD]; [SEP] is hidden too, so that generation
+            learns where to stop.
         generator: source of randomness, on the device of `input_ids`.
 
     Returns:

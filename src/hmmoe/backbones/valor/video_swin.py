@@ -1,10 +1,10 @@
-"""Video Swin transformer (Liu et al., arXiv 2106.13230) as VALOR-B runs it: no stride in time, so one state per frame.
+"""Video Swin transformer (Liu et al., arXiv 2106.13230) as VALOR-B runs it: without a stride in time.
 
-    frames (B, T, 3, H, W) ─ patches 2 x 4 x 4 ─► [ blocks in windows of 8 x 7 x 7 ─ merge 2 x 2 patches ] x 4 ─► LN
+    frames (B, T, 3, H, W) ─ patches 2 x 4 x 4 ─► [ blocks in windows of 8 x 7 x 7 ─ merge 2 x 2 ] x 4 ─► LN
                                  (B, T·H/4·W/4, C)      every second block shifts its windows by half
 
-Between blocks the tokens are one sequence (B, N, C), frame by frame, row by row; windows exist only inside a block.
-Parameter names are those of the public Video Swin checkpoints.
+Between blocks the tokens are one sequence (B, N, C), frame by frame, row by row; windows exist only inside a
+block. Parameter names are those of the public Video Swin checkpoints.
 """
 
 import math
@@ -31,7 +31,7 @@ class Grid(NamedTuple):
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # kept between calls: must serve a later training step too
 def relative_index(window: Grid, table: Grid) -> Tensor:
-    """Row of the bias table for every pair of tokens of `window`, (n, n) with n = t·h·w; `table` is the full window."""
+    """Row of the bias table, made for windows `table`, of every pair of the n tokens of `window`, (n, n)."""
     axes = torch.meshgrid(*(torch.arange(size, device="cpu") for size in window), indexing="ij")
     place = torch.stack(axes).flatten(1)  # (3, n)
     offset = place[:, :, None] - place[:, None, :]  # (3, n, n), each in -(size - 1) .. size - 1
@@ -44,9 +44,10 @@ def relative_index(window: Grid, table: Grid) -> Tensor:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def shift_mask(grid: Grid, window: Grid, shift: Grid) -> Tensor:
-    """Additive mask (windows, n, n) that keeps apart the far edges which a cyclic shift brings into one window.
+    """Additive mask (windows, n, n) that keeps apart the far edges which a shift brings into one window.
 
-    Rolling leaves three regions on a shifted axis: what was whole, the part that moved in, and what wrapped around.
+    Rolling leaves three regions on a shifted axis: what was whole, the part that moved in, and what
+    wrapped around.
     """
     region = torch.zeros(grid, device="cpu")
     for axis, (size, win, by) in enumerate(zip(grid, window, shift, strict=True)):
@@ -189,7 +190,7 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Grid]:
-        """(B, T, 3, H, W) -> (B, T·H/4·W/4, C) and its grid; sides that are no multiple of 4 are padded by zeros."""
+        """(B, T, 3, H, W) -> (B, T·⌈H/4⌉·⌈W/4⌉, C) and its grid; zeros fill up uneven sides."""
         H, W = pixel_values.shape[-2:]
         x = pixel_values.transpose(1, 2)  # (B, 3, T, H, W)
         x = F.pad(x, (0, -W % self.patch.w, 0, -H % self.patch.h, 0, self.patch.t - 1))
