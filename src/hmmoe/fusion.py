@@ -32,6 +32,9 @@ class HMMoEBlock(nn.Module, BaseTunerLayer):
 
     Args:
         base_layer: the block.
+
+    Raises:
+        ValueError: the block works on (tokens, batch, width).
     """
 
     adapter_layer_names = ("hmmoe_layers",)
@@ -40,6 +43,10 @@ class HMMoEBlock(nn.Module, BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
+        if any(isinstance(m, nn.MultiheadAttention) and not m.batch_first for m in base_layer.modules()):
+            raise ValueError(
+                f"{type(base_layer).__name__} puts tokens before the batch; build it with batch_first=True"
+            )
         self.base_layer = base_layer
         self.hmmoe_layers = nn.ModuleDict()
         self.hmmoe_links: dict[str, Link] = {}

@@ -60,7 +60,7 @@ class PrefixCache:
             blocks = prefix_blocks(tower)
             old = self.prefixes.get(name)
             if old is None or old.blocks != blocks:
-                self.prefixes[name] = _Prefix(name, tower, blocks)
+                self.prefixes[name] = _Prefix(name, blocks)
             self.prefixes[name].attach()
 
     def detach(self) -> None:
@@ -102,36 +102,33 @@ def prefix_blocks(tower: nn.Module) -> list[nn.Module]:
     except ValueError:
         return []
     order = {path: i for i, (path, _) in enumerate(tower.named_modules())}
-    limit, last = len(paths), order[paths[-1]]
+    adds_after = {p: getattr(tower.get_submodule(p), "reads_output_only", False) for p in paths}
+    limit = len(paths)
     for path in touched:
-        inside = next((i for i, b in enumerate(paths) if path == b or path.startswith(b + ".")), None)
-        if inside is not None:
-            at_the_end = path == paths[inside] and getattr(
-                tower.get_submodule(path), "reads_output_only", False
-            )
-            limit = min(limit, inside + 1 if at_the_end else inside)
-            # what stands in front of all blocks (embeddings) or around them
-        elif order[path] < last:
+        block = next((b for b in paths if path == b or path.startswith(b + ".")), None)
+        if block is not None:
+            after = adds_after[block] and not path.startswith(block + ".base_layer.")
+            limit = min(limit, paths.index(block) + after)
+        elif order[path] < order[paths[-1]]:  # in front of the blocks (embeddings) or around them
             limit = 0
-    blocks = []
-    for path in paths[:limit]:
-        block = tower.get_submodule(path)
-        blocks.append(block.base_layer if getattr(block, "reads_output_only", False) else block)
-    # An adapter's own layers are inside its block's path as well, and end the prefix above only through their wrapper.
-    return blocks
+    found = [tower.get_submodule(path) for path in paths[:limit]]
+    return [
+        block.get_submodule("base_layer") if adds_after[p] else block
+        for p, block in zip(paths, found, strict=False)
+    ]
 
 
 def _touched(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "base_layer", None), nn.Module) or any(
-        p.requires_grad for p in module.parameters(recurse=False)
-    )
+    if "base_layer" in module._modules:
+        return True
+    return any(p is not None and p.requires_grad for p in module._parameters.values())
 
 
 class _Prefix:
     """The remembered prefix of one tower."""
 
-    def __init__(self, stream: str, tower: nn.Module, blocks: list[nn.Module]) -> None:
-        self.stream, self.tower, self.blocks = stream, tower, blocks
+    def __init__(self, stream: str, blocks: list[nn.Module]) -> None:
+        self.stream, self.blocks = stream, blocks
         self.rows: dict[int, list[Tensor]] = {}  # the last block's tensors, one row of each per sample
         self.forms: dict[int, tuple[Any, list[Any]]] = {}  # per block: how its output is built
         self.now: list[int] | None = None
@@ -147,7 +144,7 @@ class _Prefix:
             release(block, answer)
 
     def begin(self, rows: list[int] | None) -> None:
-        if rows is not None and self.blocks and len(prefix_blocks(self.tower)) < len(self.blocks):
+        if rows is not None and any(_touched(m) for block in self.blocks for m in block.modules()):
             raise RuntimeError(
                 f"adapters or trainable weights were added to the remembered part of tower {self.stream!r}; attach the "
                 "PrefixCache after them"
