@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hmmoe.container import ContainerConfig, FrozenTowers
 from hmmoe.streams.intercept import intercept
-from hmmoe.streams.lockstep import lockstep
+from hmmoe.streams.lockstep import lockstep, running
 
 
 class JointModel(FrozenTowers):
@@ -79,7 +79,7 @@ class JointModel(FrozenTowers):
 
 
 class _Kept:
-    """A tower's interceptor: it runs the tower, or answers with the output that is kept."""
+    """A tower's interceptor: it runs the tower (alone if called alone), or answers with the output that is kept."""
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
@@ -93,7 +93,9 @@ class _Kept:
 
     def __call__(self, inner: Any, *args: Any, **kwargs: Any) -> Any:
         if self.inputs is None:
-            return inner(*args, **kwargs)
+            if running():
+                return inner(*args, **kwargs)
+            return lockstep({self.stream: partial(inner, *args, **kwargs)})[self.stream]  # e.g. get_image_features
         changed = [k for k, v in kwargs.items() if isinstance(v, Tensor) and self.inputs.get(k) is not v]
         if args or changed:
             what = ", ".join(changed) or "positional inputs"
