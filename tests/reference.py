@@ -32,7 +32,7 @@ def stretches(n, parts):
 
 def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, latents=16, exact_tokens=64):
     """`(updates, weights, balance, z)` as `HMMoELayer.forward` gives them."""
-    p = dict(layer.named_parameters())
+    p = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
     names, r = sorted(layer.widths), layer.rank
     experts = [(kind, i) for kind in ORDER for i in range(layer.counts.get(kind, 0))]
     first = {kind: next(e for e, (k, _) in enumerate(experts) if k == kind) for kind, _ in experts}
@@ -44,15 +44,17 @@ def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, l
     gates = {m: [] for m in states}
     used = {m: [] for m in states}  # (weights, even share, log-partition) of every decision that counts
 
+    def project(rows, m):
+        return torch.stack([((x - p[f"down.{m}.mean"]) * p[f"down.{m}.scale"]) @ p[f"down.{m}.weight"].T for x in rows])
+
     for b in range(batch):
         z, pooled = {}, {}
         for m, x in states.items():
             if not masks[m][b].any():
                 continue
-            rows = x[b] @ p[f"down.{m}.weight"].T  # (N, W)
-            centred = rows - rows.mean(-1, keepdim=True)
-            z[m] = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-5)
-            pooled[m] = z[m][masks[m][b]].mean(0)  # (W,)
+            z[m] = project(x[b], m)  # (N, W)
+            mean = z[m][masks[m][b]].mean(0)
+            pooled[m] = mean / torch.sqrt((mean**2).mean() + 1e-6)  # (W,)
         zero = some.new_zeros(width)
         sensed = torch.cat([pooled.get(m, zero) for m in names])
         sensed = torch.tanh(p["router.sense.weight"] @ sensed + p["router.sense.bias"])
@@ -62,9 +64,7 @@ def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, l
             available = [kind == "affine" or bool(readable) for kind, _ in experts]
             rows = z.get(m)
             if rows is None:  # a missing stream still has a decision, which counts nowhere
-                raw = x[b] @ p[f"down.{m}.weight"].T
-                centred = raw - raw.mean(-1, keepdim=True)
-                rows = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-5)
+                rows = project(x[b], m)
             base = p[f"router.rate.{m}.weight"] @ sensed + p[f"router.rate.{m}.bias"]
             decisions = []
             for token in range(len(rows) if per_token else 1):
@@ -117,7 +117,7 @@ def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, l
                 gate = torch.stack(decisions)[:, e] if per_token else decisions[0][e]
                 mixed.append(y * (gate[:, None] if per_token else gate))
                 assert first[kind] + i == e
-            updates[m][b] = (torch.cat(mixed, 1) @ p[f"up.{m}.weight"].T) * masks[m][b][:, None]
+            updates[m][b] = total * (torch.cat(mixed, 1) @ p[f"up.{m}.weight"].T) * masks[m][b][:, None]
 
     balance = z_sum = some.new_zeros(())
     for decided in used.values():

@@ -285,3 +285,44 @@ def test_refuses_inputs_that_do_not_fit():
         layer(states, {"text": torch.ones(3, 6)})
     with pytest.raises(ValueError, match="holds no stream"):
         layer({})
+
+
+def test_the_first_training_batch_sets_the_standard_and_nothing_after_it():
+    layer = make(STREAMS[2])
+    states = {m: (50 + 3 * x).detach() for m, x in tokens(STREAMS[2]).items()}
+    masks = padding(states)
+    layer.eval()(states, masks)
+    assert all(down.count == 0 for down in layer.down.values())
+    layer.train()(states, masks)
+    for m, down in layer.down.items():
+        real = states[m][masks[m]]
+        sigma = real.var(0, correction=0).sqrt()
+        assert down.count == len(real)
+        torch.testing.assert_close(down.mean, real.mean(0))
+        torch.testing.assert_close(down.scale, 1 / (sigma + 0.1 * sigma.median() + 1e-6))
+    kept = {k: v.clone() for k, v in layer.state_dict().items()}
+    layer({m: 7 * x for m, x in states.items()}, masks)
+    assert all(torch.equal(v, kept[k]) for k, v in layer.state_dict().items())
+
+
+def test_a_stream_missing_from_the_first_batch_sets_its_standard_when_it_comes():
+    layer = make(STREAMS[2])
+    states = tokens(STREAMS[2])
+    layer({"text": states["text"]})
+    assert layer.down["text"].count == 18
+    assert layer.down["image"].count == 0
+    mean = layer.down["text"].mean.clone()
+    layer({m: x + 1 for m, x in states.items()})
+    assert layer.down["image"].count == 12
+    assert torch.equal(layer.down["text"].mean, mean)
+
+
+def test_a_loaded_standard_is_not_measured_again():
+    layer, states = make(STREAMS[2]), tokens(STREAMS[2])
+    wanted, _ = layer(states)
+    twin = make(STREAMS[2])
+    twin.load_state_dict(layer.state_dict())
+    got, _ = twin(states)
+    twin({m: 5 * x for m, x in states.items()})
+    assert all(torch.equal(got[m], wanted[m]) for m in states)
+    assert torch.equal(twin.down["text"].mean, layer.down["text"].mean)

@@ -2,24 +2,23 @@
 
 For streams m with states X_m (N_m x d_m) and experts e = 1..E of rank r (arXiv 2503.20633; what is ours is said beside it):
 
-    Z_m  = norm(X_m) D_m                          one product for all experts of m, d_m -> E*r = W
-    c_m  = mean over real tokens of Z_m
+    Z_m  = ((X_m - mu_m) / sigma_m) D_m           one product for all experts of m, d_m -> E*r = W, see `down.py`
+    c_m  = mean over real tokens of Z_m, scaled to unit root mean square
     Y_e  = expert_e(Z_m, Z_n, c_n)                in rank space, see `experts/`
     g_m  = router(c_1, ..., c_M)                  see `router.py`
-    dX_m = [g_1 Y_1, ..., g_E Y_E] U_m            one product, W -> d_m; U_m = 0 at the start: exactly the frozen model
+    dX_m = E [g_1 Y_1, ..., g_E Y_E] U_m          one product, W -> d_m; U_m = 0 at the start: exactly the frozen model
 
 Everything between D and U happens in W channels, so a layer costs two matrix products per stream and little more, and no
-weight depends on the number of tokens. The parameter-free norm of the input is ours: frozen towers differ in scale by
-orders of magnitude.
+weight depends on the number of tokens. That inputs are standardised per channel and gates scaled by E is ours.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hmmoe.down import Down, standardise
 from hmmoe.errors import unknown
 from hmmoe.experts import EXPERTS, ChannelExperts
 from hmmoe.mixing import mix
@@ -90,11 +89,11 @@ class HMMoELayer(nn.Module):
         # A lone stream is its own other: cross-attention becomes self-attention, channel attention squeeze-and-excite.
         self.others = {m: [n for n in self.widths if n != m] or [m] for m in self.widths}
         width = total * rank
-        self.down = nn.ModuleDict({m: nn.Linear(d, width, bias=False) for m, d in self.widths.items()})
+        self.down = nn.ModuleDict({m: Down(d, width) for m, d in self.widths.items()})
+        self.standardised = False  # by the first training batch; a host's copy of the buffers' word
         self.up = nn.ModuleDict({m: nn.Linear(width, d, bias=False) for m, d in self.widths.items()})
-        for m, d in self.widths.items():
-            nn.init.normal_(self.down[m].weight, std=d**-0.5)
-            nn.init.zeros_(self.up[m].weight)
+        for up in self.up.values():
+            nn.init.zeros_(up.weight)
         options = {"cross_attention": {"latents": latents, "exact_tokens": exact_tokens}}
         self.experts = nn.ModuleDict(
             {
@@ -143,10 +142,12 @@ class HMMoELayer(nn.Module):
         """
         masks = dict(masks or {})
         self._check(states, masks)
+        if self.training and not self.standardised:
+            self.standardised = standardise(self.down, states, masks)
         z, c, split = {}, {}, {}
         for m in states:  # in rank space from here on
-            z[m] = self._down(m, states[m])  # (B, N, W)
-            c[m] = masked_mean(z[m], masks.get(m))  # (B, W)
+            z[m] = self.down[m](states[m])  # (B, N, W)
+            c[m] = unit_rms(masked_mean(z[m], masks.get(m)))  # (B, W)
             split[m] = z[m].split(self.pieces, -1)
         nothing = torch.zeros_like(next(iter(c.values())))
         there = {m: masks[m].any(-1) if m in masks else None for m in z}  # (B,); None: in every sample
@@ -161,13 +162,6 @@ class HMMoELayer(nn.Module):
             y = self._mix(m, split, c, gates[m].to(z[m].dtype), masks, seen)  # (B, N, W)
             updates[m] = self._up(m, y, states[m], masks.get(m))
         return updates, Routing({m: gate.detach() for m, gate in gates.items()}, balance, z_loss)
-
-    def _down(self, m: str, x: Tensor) -> Tensor:
-        weight = self.down[m].weight
-        if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(weight.dtype)
-        z = F.linear(x, weight)
-        return F.layer_norm(z, z.shape[-1:])
 
     def _up(self, m: str, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
         update = self.up[m](y).to(x.dtype)
@@ -200,7 +194,8 @@ class HMMoELayer(nn.Module):
         seen: Mapping[str, Tensor | None],
     ) -> Tensor:
         """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
-        gate = (gate if gate.dim() == 3 else gate[:, None]).repeat_interleave(self.rank, -1)  # (B, 1 or N, W)
+        gate = sum(self.counts.values()) * (gate if gate.dim() == 3 else gate[:, None])  # 1 where all are used alike
+        gate = gate.repeat_interleave(self.rank, -1)  # (B, 1 or N, W)
         of_channels, *of_tokens = gate.split(self.pieces, -1)
         ys = [self._tokens(m, i, z, masks, seen) for i in range(len(of_tokens))]
         if not self.channel_kinds:
@@ -287,6 +282,11 @@ def check_experts(experts: Mapping[str, int]) -> dict[str, int]:
     if not counts:
         raise ValueError(f"experts must name at least one of {', '.join(EXPERTS)}")
     return counts
+
+
+def unit_rms(c: Tensor) -> Tensor:
+    """Rows of unit root mean square, `(B, W)`; a row of zeros stays one."""
+    return c * (c.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
 
 
 def masked_mean(z: Tensor, mask: Tensor | None) -> Tensor:
