@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from hmmoe.data.media import Clips, MediaError, decode_audio, decode_image, png, wav
+from hmmoe.data.media import Clips, MediaError, decode_audio, decode_image, decode_video, png, wav
 
 
 def test_an_image_comes_as_rgb_bytes(tmp_path):
@@ -70,3 +70,26 @@ def test_clips_are_decoded_once_and_named_when_they_are_not_there():
         clips["b"]
     with pytest.raises(MediaError, match=r"audio c is not in clips\.parquet"):
         clips["c"]
+
+
+def test_a_video_gives_one_frame_a_second(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "v.mp4"), "w") as out:
+        stream = out.add_stream("mpeg4", rate=4)
+        stream.width = stream.height = 32
+        for i in range(12):  # three seconds, each of its own grey
+            image = np.full((32, 32, 3), 20 + 80 * (i // 4), np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        out.mux(stream.encode())
+    frames = decode_video(tmp_path / "v.mp4", 5)
+    assert frames.shape == (5, 32, 32, 3)
+    np.testing.assert_allclose(frames.mean((1, 2, 3)), [20, 100, 180, 180, 180], atol=6)
+    assert (decode_video((tmp_path / "v.mp4").read_bytes(), 2) == frames[:2]).all()
+
+
+@pytest.mark.parametrize("data", [b"", b"not a video"])
+def test_a_broken_video_is_named(tmp_path, data):
+    pytest.importorskip("av")
+    (tmp_path / "bad.mp4").write_bytes(data)
+    with pytest.raises(MediaError, match=r"video .*bad\.mp4 cannot be decoded"):
+        decode_video(tmp_path / "bad.mp4", 2)

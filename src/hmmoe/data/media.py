@@ -1,8 +1,9 @@
-"""Decoding of pictures and sound from files or bytes, with errors that name the file."""
+"""Decoding of pictures, sound and video from files or bytes, with errors that name the file."""
 
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,39 @@ def decode_audio(source: Source, name: str | None = None) -> tuple[np.ndarray, i
     if not len(wave):
         raise MediaError(_say("audio", source, name, "no samples"))
     return wave, rate
+
+
+def decode_video(source: Source, seconds: int, name: str | None = None) -> np.ndarray:
+    """A video file or its bytes as one frame a second: uint8 (seconds, H, W, 3).
+
+    The frame is the one shown in the middle of the second; the last one stands for seconds after the end.
+
+    Args:
+        source: a path, or the bytes of the file (whatever FFmpeg reads).
+        seconds: how many frames.
+        name: what to call it in an error; the path where there is one.
+
+    Raises:
+        MediaError: missing, empty, truncated or no video.
+    """
+    import av
+
+    shown: list[Any] = []
+    last = None
+    try:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as file:
+            for frame in file.decode(video=0):
+                while last is not None and len(shown) < seconds and frame.time > len(shown) + 0.5:
+                    shown.append(last)
+                last = frame
+                if len(shown) == seconds:
+                    break
+    except (OSError, ValueError, IndexError, av.FFmpegError) as error:
+        raise MediaError(_say("video", source, name, error)) from error
+    if last is None:
+        raise MediaError(_say("video", source, name, "no frames"))
+    shown += [last] * (seconds - len(shown))
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in shown])
 
 
 class Clips:

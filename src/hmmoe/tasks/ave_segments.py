@@ -10,12 +10,13 @@ this is.
 import json
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
-from hmmoe.data.media import Clips, MediaError, decode_image, png, wav
+from hmmoe.data.media import Clips, MediaError, decode_audio, decode_image, decode_video, png, wav
 from hmmoe.data.tables import table
 from hmmoe.tasks.ave import segment_accuracy
 from hmmoe.tasks.base import Task, part
@@ -94,11 +95,26 @@ class AVEMini(Task):
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         return {"accuracy": 100 * segment_accuracy(logits.argmax(-1), labels)}
 
+    def from_files(self, **inputs: str) -> dict[str, Any]:
+        """`video` is a video file or a folder of pictures, one a second in order of name; `audio` a sound
+        file.
+
+        Both are cut to ten seconds; shorter ones end in their last picture and in silence.
+        """
+        row = super().from_files(**{k: v for k, v in inputs.items() if k not in self.streams})
+        if "video" in inputs:
+            row["video"] = _frames(Path(inputs["video"]))
+        if "audio" in inputs:
+            wave, rate = decode_audio(inputs["audio"])
+            wave = np.pad(wave[: SECONDS * rate], (0, max(SECONDS * rate - len(wave), 0)))
+            row["audio"] = [(second, rate) for second in wave.reshape(SECONDS, rate)]
+        return row
+
     def show(self, row: Mapping[str, Any], logits: Tensor | None = None) -> dict[str, Any]:
-        strip = np.concatenate(list(row["video"]), axis=1)  # (64, 640, 3)
-        wave = np.concatenate([second for second, _ in row["audio"]])
+        strip = np.concatenate(list(row["video"]), axis=1)  # (H, 10 W, 3)
+        wave, rate = np.concatenate([second for second, _ in row["audio"]]), row["audio"][0][1]
         return {
-            "parts": [part("video", "png", png(strip)), part("audio", "wav", wav(wave, RATE))],
+            "parts": [part("video", "png", png(strip)), part("audio", "wav", wav(wave, rate))],
             "target": None if row["label"] is None else self._words(row["label"]),
             "prediction": None if logits is None else self._words(logits.argmax(-1).tolist()),
         }
@@ -114,6 +130,20 @@ class AVEMini(Task):
         return ", ".join(
             f"{a}-{b} {self.classes[c]}" if a < b else f"{a} {self.classes[c]}" for a, b, c in runs
         )
+
+
+def _frames(path: Path) -> np.ndarray:
+    """(10, H, W, 3) uint8, all of the first picture's size."""
+    if not path.is_dir():
+        return decode_video(path, SECONDS)
+    files = sorted(f for f in path.iterdir() if f.is_file())[:SECONDS]
+    if not files:
+        raise MediaError(f"the folder {path} holds no pictures")
+    from PIL import Image
+
+    images = [Image.fromarray(decode_image(f)) for f in files]
+    same = [np.asarray(i.resize(images[0].size)) for i in images]
+    return np.stack(same + same[-1:] * (SECONDS - len(same)))
 
 
 def _segment(wave: np.ndarray, offset: float) -> np.ndarray:

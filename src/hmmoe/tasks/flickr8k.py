@@ -1,6 +1,8 @@
 """Retrieval of a photograph by its caption, read and spoken (Flickr8k with speech of the first caption).
 
-    query = W_text mean(text) + W_speech mean(speech),  gallery = W_image mean(image),  score = cosine
+    query = W_text s(text) + W_speech s(speech),  gallery = W_image s(image),  score = cosine
+
+where s is the normalised mean of a stream's tokens.
 
 The photograph is one group and caption and speech another: groups never see each other, so a gallery is
     encoded once whatever is asked. Trained with symmetric InfoNCE over the batch (Oord et al., arXiv
@@ -22,7 +24,7 @@ from hmmoe.data.media import decode_audio, decode_image, png, wav
 from hmmoe.data.tables import table
 from hmmoe.options import about
 from hmmoe.tasks.base import SPLITS, Options, Task, part
-from hmmoe.tasks.heads import mean_tokens
+from hmmoe.tasks.heads import summary
 from hmmoe.tasks.retrieval import retrieval_scores
 
 QUERY = ("text", "speech")
@@ -73,7 +75,7 @@ class Flickr8k(Task):
         return {"mean_recall": sum(recalls) / len(recalls), **scores}
 
     def show(self, row: Mapping[str, Any], logits: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        cosine = None if logits is None else float(logits["query"].flatten() @ logits["image"].flatten())
+        cosine = None if logits is None else (logits["query"].flatten() @ logits["image"].flatten()).item()
         return {
             "parts": [
                 part("image", "png", png(row["image"])),
@@ -107,7 +109,7 @@ class JointHead(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # as in CLIP
 
     def forward(self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-        known = {m: self.project[m](mean_tokens(x, masks.get(m))) for m, x in states.items()}  # (B, P)
+        known = {m: self.project[m](summary(x, masks.get(m))) for m, x in states.items()}  # (B, P)
         query = [known[m] for m in QUERY if m in known]
         sides = {"query": sum(query[1:], query[0])} if query else {}
         if "image" in known:
