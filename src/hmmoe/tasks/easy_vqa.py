@@ -50,16 +50,15 @@ class EasyVQA(Task):
         return [line.strip() for line in _text(self.folder() / "answers.txt").splitlines() if line.strip()]
 
     @cached_property
-    def questions(self) -> dict[str, list[tuple[str, int, Path]]]:
-        """Split -> (question, answer's number, picture)."""
+    def questions(self) -> dict[str, list[tuple[str, int, int]]]:
+        """Split -> (question, number of the answer, number of the picture)."""
         numbers = {answer: i for i, answer in enumerate(self.answers)}
         found = {}
         for split in ("train", "test"):
             file = self.folder() / split / "questions.json"
             try:
                 found[split] = [
-                    (text, numbers[answer], file.parent / "images" / f"{image}.png")
-                    for text, answer, image in json.loads(_text(file))
+                    (text, numbers[answer], int(image)) for text, answer, image in json.loads(_text(file))
                 ]
             except (ValueError, TypeError, KeyError) as error:
                 raise MediaError(f"the questions in {file} cannot be read: {error!r}") from error
@@ -75,7 +74,8 @@ class EasyVQA(Task):
 
     def read(self, split: str, row: int) -> dict[str, Any]:
         question, answer, picture = self.questions[split][row]
-        return {"image": decode_image(picture), "text": question, "label": answer}
+        folder = self.folder() / ("test" if split == "test" else "train") / "images"
+        return {"image": decode_image(folder / f"{picture}.png"), "text": question, "label": answer}
 
     def head(self, widths: Mapping[str, int]) -> nn.Module:
         return PooledHead(widths, len(self.answers), self.options.head)
