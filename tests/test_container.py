@@ -6,12 +6,12 @@ import torch
 import transformers as tf
 from peft import LoraConfig
 from peft import get_peft_model as peft_model
-from small import LinearHead, adapted, collate, pair, rows, wake
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import hmmoe
 from hmmoe import HMMoEConfig, MultimodalModel
+from small import LinearHead, adapted, collate, pair, rows, wake
 
 
 def three(**options) -> MultimodalModel:
@@ -171,7 +171,9 @@ def test_towers_stay_frozen_and_in_eval_under_train_but_adapters_do_not():
 
 
 def test_lora_trains_in_the_same_container():
-    config = LoraConfig(target_modules=r"towers\..*(q_proj|query)", lora_dropout=0.5, modules_to_save=["head"])
+    config = LoraConfig(
+        target_modules=r"towers\..*(q_proj|query)", lora_dropout=0.5, modules_to_save=["head"]
+    )
     model = peft_model(noisy(), config).train()
     modes = {name: m.training for name, m in model.named_modules()}
     assert all(on for name, on in modes.items() if "lora_dropout" in name)
@@ -265,5 +267,7 @@ def test_a_joint_model_meets_in_lockstep_and_keeps_its_own_interface(tmp_path):
 
 
 def test_a_joint_model_with_a_wrong_path_is_an_error():
-    with pytest.raises(ValueError, match="tower 'image' = 'visual' is no module of CLIPModel, which holds text_model"):
+    with pytest.raises(
+        ValueError, match="tower 'image' = 'visual' is no module of CLIPModel, which holds text_model"
+    ):
         MultimodalModel.from_joint(clip(), {"image": "visual"})
