@@ -1,4 +1,4 @@
-"""The command line: hmmoe train | eval | predict | inspect | compare. Everything heavy is imported when it is used."""
+"""The command line: hmmoe train | eval | predict | inspect | compare. Imports happen in use."""
 
 import sys
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def evaluate(
         print(json.dumps(result.metrics))
         return
     for name, value in result.metrics.items():
-        print(f"{split} {name}: {value:.4f}")
+        print(f"{split} {name}: {value:.4g}")
 
 
 @app.command()
@@ -92,7 +92,8 @@ def evaluate(
 def predict(
     run: Run,
     inputs: Annotated[
-        list[str], typer.Argument(metavar="STREAM=INPUT…", help='e.g. image=photo.png text="what colour is it?"')
+        list[str],
+        typer.Argument(metavar="STREAM=INPUT…", help='e.g. image=photo.png text="what colour is it?"'),
     ],
     debug: Debug = False,
 ) -> None:
@@ -100,8 +101,7 @@ def predict(
     from hmmoe.engine.predict import predict as ask
 
     _quiet()
-    for name, value in ask(run, inputs).items():
-        print(f"{name}: {value}")
+    print(ask(run, inputs))
 
 
 @app.command()
@@ -124,11 +124,15 @@ def compare(
     overrides: Overrides = None,
     methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = "frozen,lora,hmmoe",
     seeds: Annotated[int, typer.Option(help="Runs per method.")] = 3,
-    budget: Annotated[float | None, typer.Option(help="Trainable share of every method with adapters.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Trainable share of every method with adapters.")
+    ] = None,
     tune: Annotated[int, typer.Option(help="Learning rates to try per method, chosen on validation.")] = 1,
     jobs: Annotated[int, typer.Option(help="Runs at the same time.")] = 2,
     threads: Annotated[int, typer.Option(help="Processor threads per run.")] = 1,
-    folder: Annotated[Path | None, typer.Option(help="Where the runs go; runs/<name>-compare if not given.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the runs go; runs/<name>-compare if not given.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result here as JSON.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -174,8 +178,10 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     view = Table(show_header=False, box=None)
     for split in ("validation", "test"):
         for name, value in metrics[split].items():
-            view.add_row(f"{split} {name}", f"{value:.4f}")
-    view.add_row("adapter", f"{parts['adapter']:,} parameters, {parts['share']:.2%} of backbones and adapters")
+            view.add_row(f"{split} {name}", f"{value:.4g}")
+    view.add_row(
+        "adapter", f"{parts['adapter']:,} parameters, {parts['share']:.2%} of backbones and adapters"
+    )
     view.add_row("head", f"{parts['head']:,} parameters")
     view.add_row("time", f"{metrics['seconds']:.0f} s, {metrics['rows_per_second']:.0f} rows/s")
     view.add_row("peak memory", f"{metrics['peak_mib']:.0f} MiB")

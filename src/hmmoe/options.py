@@ -39,7 +39,8 @@ def describe(kind: type, path: str = "") -> list[tuple[str, str, str]]:
         if dataclasses.is_dataclass(f.type):
             rows += describe(typing.cast(type, f.type), at)
             continue
-        default = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+        made = f.default_factory
+        default = f.default if made is dataclasses.MISSING else made()
         words = f" ({', '.join(f.metadata['choices'])})" if "choices" in f.metadata else ""
         rows.append((at, "" if default is None else str(default), f.metadata.get("help", "") + words))
     return rows

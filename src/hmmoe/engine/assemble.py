@@ -1,5 +1,6 @@
-"""From a recipe to live parts: task, towers, model, data. The same seed gives the same weights for every method."""
+"""From a recipe to live parts: task, towers, model, data. One seed is one head and one data order."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hmmoe.data import Collator, Prepared
 from hmmoe.engine.recipe import Recipe
 from hmmoe.errors import unknown
 from hmmoe.methods import Method, make_method
+from hmmoe.streams import PrefixCache
 from hmmoe.tasks import TASKS
 
 
@@ -20,15 +22,22 @@ class Parts:
     """Everything that a run works with."""
 
     recipe: Recipe
-    task: Any
+    task: Any  # of hmmoe.tasks
     towers: dict[str, Tower]
     method: Method
     model: Any  # as the method built it
     collator: Any
 
     def rows(self, split: str) -> Any:
-        """The rows of a split, preprocessed once and kept in memory."""
-        return Prepared(self.task.dataset(split), self.towers, self.task)
+        """The rows of a split: preprocessed once and kept in memory, or with workers read anew each time."""
+        rows = self.task.dataset(split)
+        if self.recipe.train.workers:
+            return rows
+        return Prepared(rows, self.towers, self.task, skip_broken=self.recipe.skip_broken)
+
+    def memory(self) -> Any:
+        """Context in which, if wanted, the frozen blocks before the first fusion point run once per row."""
+        return PrefixCache(self.model) if self.recipe.prefix_cache else nullcontext()
 
 
 def assemble(recipe: Recipe, saved: str | Path | None = None) -> Parts:
@@ -38,20 +47,21 @@ def assemble(recipe: Recipe, saved: str | Path | None = None) -> Parts:
         ValueError: an unknown name or option anywhere, or towers that do not fit the task's streams.
     """
     method = make_method(recipe.method)
+    if recipe.skip_broken and recipe.train.workers:
+        raise ValueError("skip_broken needs train.workers: 0, since broken rows are found before training")
     options = dict(recipe.task)
     name = options.pop("name")
     if name not in TASKS:
         raise ValueError(unknown("task", name, TASKS))
-    try:
-        task = TASKS[name](**options)
-    except TypeError as error:  # an option that the task does not have
-        raise ValueError(f"recipe key task: {error}") from None
+    task: Any = TASKS[name](**options)
     for stream in recipe.towers:
         if stream not in task.streams:
             raise ValueError(unknown(f"stream in towers of task {name!r}", stream, task.streams))
     missing = [stream for stream in task.streams if stream not in recipe.towers]
     if missing:
-        raise ValueError(f"task {name!r} needs a tower for stream {missing[0]!r}; add towers.{missing[0]}.name")
+        raise ValueError(
+            f"task {name!r} needs a tower for stream {missing[0]!r}; add towers.{missing[0]}.name"
+        )
     towers = {}
     for stream in task.streams:  # the task's order, whatever the recipe's
         options = dict(recipe.towers[stream])

@@ -1,7 +1,7 @@
-"""`hmmoe compare`: several methods on one recipe, the same towers, rows, order, head, steps and budget for all.
+"""`hmmoe compare`: several methods on one recipe: towers, rows, order, head, steps and budget alike.
 
-Every method gets the same number of learning rates to try, on seed 0 and judged by validation only; then all its seeds
-run at the best one. A run is a folder, so an interrupted comparison goes on where it was.
+Every method gets the same number of learning rates to try, on seed 0 and judged by validation only; then all
+its seeds run at the best one. A run is a folder, so an interrupted comparison goes on where it was.
 """
 
 import copy
@@ -63,7 +63,12 @@ def compare(
         tree = recipes[name].to_dict()
         tree["train"] |= {"learning_rate": rate, "seed": seed}
         kind = "" if test else "tune-"
-        return Job(f"{name} seed {seed} rate {rate:g}", tree, str(folder / f"{kind}{name}-rate{rate:g}-seed{seed}"), test)
+        return Job(
+            f"{name} seed {seed} rate {rate:g}",
+            tree,
+            str(folder / f"{kind}{name}-rate{rate:g}-seed{seed}"),
+            test,
+        )
 
     trials: dict[str, dict[float, float]] = {name: {} for name in methods}
     if tune > 1:
@@ -71,15 +76,20 @@ def compare(
         for done, metrics in run_all(list(jobs), workers, threads, display.row):
             name, rate = jobs[done]
             trials[name][rate] = metrics["validation"][metrics["metric"]]
-            display.say(f"{done.name}: validation {metrics['metric']} {trials[name][rate]:.4f}")
-    chosen = {name: max(sorted(trials[name] or rates[name]), key=lambda r: trials[name].get(r, 0.0)) for name in methods}
+            display.say(f"{done.name}: validation {metrics['metric']} {trials[name][rate]:.2f}")
+    chosen = {
+        name: max(sorted(trials[name] or rates[name]), key=lambda r: trials[name].get(r, 0.0))
+        for name in methods
+    }
 
     results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in methods}
     finals = {job(name, chosen[name], seed, True): (name, seed) for seed in range(seeds) for name in methods}
     for done, metrics in run_all(list(finals), workers, threads, display.row):
         name, seed = finals[done]
         results[name][seed] = metrics
-        display.say(f"{done.name}: test {metrics['metric']} {metrics['test'][metrics['metric']]:.4f} · {done.folder}")
+        display.say(
+            f"{done.name}: test {metrics['metric']} {metrics['test'][metrics['metric']]:.2f} · {done.folder}"
+        )
     return _collect(recipe, command, results, chosen, trials)
 
 
@@ -104,11 +114,15 @@ def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Reci
             tree["method"]["points"] = own["points"]
     if issubclass(kind, Budgeted):
         if budget is None:
-            raise ValueError("a comparison needs the same budget for all: give --budget or the recipe key method.budget")
+            raise ValueError(
+                "a comparison needs the same budget for all: give --budget or the recipe key method.budget"
+            )
         tree["method"]["budget"] = budget
         tree["method"].pop("rank", None)
     else:
-        tree["train"]["head_learning_rate"] = None  # the head is all there is: its rate is the one that is tuned
+        tree["train"]["head_learning_rate"] = (
+            None  # the head is all there is: its rate is the one that is tuned
+        )
     tree["train"]["learning_rate"] = rival.pop("learning_rate", rate)
     tree["method"] |= rival
     make_method(tree["method"])  # complain before anything runs
@@ -152,10 +166,10 @@ def table(result: dict[str, Any]) -> Any:
     best = max(statistics.mean(m["values"]) for m in result["methods"].values())
     for name, m in result["methods"].items():
         mean = statistics.mean(m["values"])
-        spread = f"± {statistics.stdev(m['values']):.4f}" if len(m["values"]) > 1 else "± ?"
+        spread = f"± {statistics.stdev(m['values']):.2f}" if len(m["values"]) > 1 else "± ?"
         view.add_row(
             name,
-            f"{mean:.4f} {spread}",
+            f"{mean:.2f} {spread}",
             f"{m['share']:.2%}",
             f"{m['seconds']:.0f}",
             f"{m['peak_mib']:.0f}",

@@ -60,3 +60,17 @@ def on_split(trainer: Any, parts: Any, split: str) -> Evaluation:
     metrics = {k.removeprefix(prefix): v for k, v in output.metrics.items()}
     metrics = {k: v for k, v in metrics.items() if k not in TIMING}
     return Evaluation(metrics, tensors(output.predictions), rows, meter.result())
+
+
+def samples(parts: Any, evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
+    """What the task shows of `count` rows spread over the split, with the model's answers."""
+    total = len(evaluation.rows)
+    raw = getattr(evaluation.rows, "dataset", evaluation.rows)
+    places = getattr(evaluation.rows, "rows", range(total))  # Prepared leaves broken rows out
+    chosen = [i * total // count for i in range(min(count, total))]
+    return [parts.task.show(raw[places[i]], row_of(evaluation.logits, i)) for i in chosen]
+
+
+def row_of(logits: Any, i: int) -> Any:
+    """Row `i` of logits that are a tensor or a mapping of tensors."""
+    return {k: v[i] for k, v in logits.items()} if isinstance(logits, dict) else logits[i]

@@ -19,18 +19,20 @@ def describe_run(path: str | Path) -> Iterator[Any]:
     from rich.table import Table
 
     towers = ", ".join(f"{stream}: {tower['name']}" for stream, tower in recipe.towers.items())
-    yield f"[bold]{recipe.name}[/]: method {recipe.method['name']}, task {recipe.task['name']}, towers {towers}"
+    yield f"[bold]{recipe.name}[/]: {recipe.method['name']} on task {recipe.task['name']}, towers {towers}"
 
     parts = metrics["parameters"]
     view = Table("part", "parameters", "share")
     total = parts["backbone"] + parts["adapter"]
     for part in ("backbone", "adapter", "head"):
-        view.add_row(part, f"{parts[part]:,}", f"{parts[part] / total:.2%}" if part != "head" else "not counted")
+        view.add_row(
+            part, f"{parts[part]:,}", f"{parts[part] / total:.2%}" if part != "head" else "not counted"
+        )
     yield view
 
     for split in ("validation", "test"):
         for name, value in metrics.get(split, {}).items():
-            yield f"{split} {name}: {value:.4f}"
+            yield f"{split} {name}: {value:.4g}"
 
     routing = metrics.get("routing")
     if routing:

@@ -13,7 +13,7 @@ from hmmoe.methods import count_parts, share
 
 
 def parameters(model: nn.Module) -> dict[str, float]:
-    """Numbers of parameters of `backbone`, `adapter` and `head`, and the `share` adapter / (backbone + adapter)."""
+    """Parameters of `backbone`, `adapter` and `head`, and the `share` adapter / (backbone + adapter)."""
     parts = count_parts(model)
     return {**parts, "share": share(parts["adapter"], parts["backbone"])}
 
@@ -61,7 +61,7 @@ class RoutingMeter:
         return add
 
     def result(self) -> dict[str, Any] | None:
-        """`{"experts": names, "points": [{stream: [weight per expert]}]}`; None for a model without routers."""
+        """`{"experts": names, "points": [{stream: [weight per expert]}]}`; None without routers."""
         if not self.experts:
             return None
         points = [

@@ -2,22 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hmmoe.engine.run import RunDir
-from hmmoe.errors import unknown
 
 
-def predict(path: str | Path, inputs: Sequence[str]) -> dict[str, Any]:
+def predict(path: str | Path, inputs: Sequence[str]) -> str:
     """The task's words for one row made of `stream=value` inputs.
 
     Args:
         path: folder of a finished run.
-        inputs: `image=photo.png`, `audio=sound.wav`, `text=what colour?`; a stream left out is missing.
+        inputs: `image=photo.png`, `audio=sound.wav`, `text=what colour?`, one for every stream.
 
     Raises:
-        ValueError: not of that form, an unknown stream, or none at all.
-        FileNotFoundError: a file that is not there.
+        ValueError: not of that form, an unknown or a missing stream, or a file that does not decode.
     """
     run = RunDir(path)
     run.finished_metrics()
@@ -30,31 +27,14 @@ def predict(path: str | Path, inputs: Sequence[str]) -> dict[str, Any]:
     import torch
 
     from hmmoe.engine.assemble import assemble
+    from hmmoe.engine.evaluate import row_of
 
     parts = assemble(run.recipe(), saved=run.path)
-    row: dict[str, Any] = {"index": 0, "label": None, **dict.fromkeys(parts.task.streams)}
-    for stream, value in pairs.items():
-        if stream not in parts.task.streams:
-            raise ValueError(unknown("stream", stream, parts.task.streams))
-        row[stream] = read_input(value, parts.towers[stream].modality)
+    row = parts.task.from_files(**pairs)
+    for stream in parts.task.streams:
+        if stream not in row:
+            raise ValueError(f"the task needs stream {stream!r} too; add {stream}=…")
     batch = parts.collator([row])
-    batch.pop("index")
     with torch.no_grad():
         logits = parts.model.eval()(**batch).logits
-    return parts.task.show(row, first(logits))
-
-
-def read_input(value: str, modality: str) -> Any:
-    """A raw item of a modality from what stands on the command line."""
-    if modality == "text":
-        return value
-    from hmmoe.data import decode_audio, decode_image
-
-    if not Path(value).is_file():
-        raise FileNotFoundError(f"there is no file {value!r}")
-    return {"image": decode_image, "audio": decode_audio}[modality](value)
-
-
-def first(logits: Any, i: int = 0) -> Any:
-    """Row `i` of logits that are a tensor or a mapping of tensors."""
-    return {k: v[i] for k, v in logits.items()} if isinstance(logits, dict) else logits[i]
+    return parts.task.show(row, row_of(logits, 0))["prediction"]

@@ -14,8 +14,8 @@ LOG_SECONDS = 10.0
 class Display:
     """Context manager; `row(name)` gives the function that a run reports its state to.
 
-    A report is a mapping: `phase` ("train", "validate", "test", or words), and where they are known `step`, `steps`,
-    `rows` per step, `loss`, `metric` (the newest validation value).
+    A report is a mapping: `phase` ("train", "validate", "test", or words), and where they are known `step`,
+    `steps`, `rows` per step, `loss`, `metric` (the newest validation value).
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -55,7 +55,10 @@ class Display:
             if state["phase"] == "done":
                 self.live.remove_task(task)
                 return
-            if state["phase"] == "train" and state["step"] < self.live.tasks[self.live.task_ids.index(task)].completed:
+            if (
+                state["phase"] == "train"
+                and state["step"] < self.live.tasks[self.live.task_ids.index(task)].completed
+            ):
                 self.live.reset(task)
             self.live.update(
                 task,
@@ -79,7 +82,9 @@ class Display:
             if speed and state["phase"] == "train":
                 left = f" {(state['steps'] - state['step']) * state['rows'] / speed:.0f} s left"
             steps = f" {state['step']}/{state['steps']}" if "step" in state else ""
-            self.console.print(f"{name} {state['phase']}{steps} {_words(state, speed)}{left}", highlight=False)
+            self.console.print(
+                f"{name} {state['phase']}{steps} {_words(state, speed)}{left}", highlight=False
+            )
 
         return report
 
@@ -109,7 +114,7 @@ def _words(state: dict[str, Any], speed: float) -> str:
     if state.get("loss") is not None:
         words.append(f"loss {state['loss']:.3f}")
     if state.get("metric") is not None:
-        words.append(f"val {state['metric']:.3f}")
+        words.append(f"val {state['metric']:.4g}")
     if speed:
         words.append(f"{speed:.0f} rows/s")
     return " · ".join(words)

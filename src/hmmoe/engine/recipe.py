@@ -96,7 +96,8 @@ class Recipe:
         ),
     )
     minutes: float | None = field(
-        default=None, metadata=about("about how long one run takes on one core, for compare's opening line", above=0)
+        default=None,
+        metadata=about("about how long one run takes on one core, for compare's opening line", above=0),
     )
 
     def __post_init__(self) -> None:
@@ -179,8 +180,6 @@ def _override(tree: Any, override: str) -> None:
     *parents, last = path.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {}) if isinstance(tree, dict) else tree
-    if not isinstance(tree, dict):
-        raise ValueError(f"override {override!r}: {'.'.join(parents)} is not a mapping in this recipe")
     try:
         tree[last] = yaml.load(text, _Loader)
     except yaml.YAMLError:  # e.g. {data_root}/images: words, not YAML

@@ -1,10 +1,10 @@
 """A run's folder, such that a kill at any moment leaves it either resumable or finished, never in between.
 
-    runs/easy_vqa/
-      recipe.yaml  environment.json          written aside and renamed into place with the folder
-      checkpoints/checkpoint-120/complete    the marker comes last; a checkpoint without it does not count
-      adapter_model.safetensors …            moved in when training and test are over
-      metrics.json                           moved in last: its presence means that the run is finished
+runs/easy_vqa/
+  recipe.yaml  environment.json          written aside and renamed into place with the folder
+  checkpoints/checkpoint-120/complete    the marker comes last; a checkpoint without it does not count
+  adapter_model.safetensors …            moved in when training and test are over
+  metrics.json                           moved in last: its presence means that the run is finished
 """
 
 import json
@@ -32,30 +32,34 @@ class RunDir:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
 
-    @classmethod
-    def start(cls, path: str | Path, recipe: Recipe, resume: bool = False) -> "RunDir":
-        """Make the folder, or with `resume` go on with one that exists.
+    def check(self, recipe: Recipe, resume: bool) -> None:
+        """May `recipe` train here? Touches nothing.
 
         Raises:
-            ValueError: it exists and is not to be resumed, or belongs to another recipe (says where they differ).
+            ValueError: the folder exists and is not to be resumed, or is of another recipe (says where).
         """
-        run = cls(path)
-        if not run.path.exists():
-            with _aside(run.path) as new:
-                (new / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-                _write_json(new / "environment.json", environment())
-                (new / "checkpoints").mkdir()
-                os.replace(new, run.path)
-            return run
-        keys = difference(run.recipe().to_dict(), recipe.to_dict())
+        if not self.path.exists():
+            return
+        keys = difference(self.recipe().to_dict(), recipe.to_dict())
         if keys:
             raise ValueError(
-                f"run folder {str(path)!r} belongs to another recipe (it differs in {', '.join(keys)}); "
+                f"run folder {str(self.path)!r} belongs to another recipe (it differs in {', '.join(keys)}); "
                 "choose another folder with --out, or remove it"
             )
         if not resume:
-            raise ValueError(f"run folder {str(path)!r} exists already; go on with it by --resume, or choose --out")
-        return run
+            raise ValueError(
+                f"run folder {str(self.path)!r} exists already; --resume it, or choose another by --out"
+            )
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder, whole or not at all; one that exists stays as it is."""
+        if self.path.exists():
+            return
+        with _aside(self.path) as new:
+            (new / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+            _write_json(new / "environment.json", environment())
+            (new / "checkpoints").mkdir()
+            os.replace(new, self.path)
 
     def recipe(self) -> Recipe:
         """The recipe of this run, as it was resolved."""
@@ -115,7 +119,7 @@ class RunDir:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for whoever wants to repeat a run."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

@@ -1,12 +1,13 @@
-"""`hmmoe train`: one run from recipe to results. Validation selects the checkpoint; the test split is read once, last."""
+"""`hmmoe train`: one run from recipe to results. Validation selects; the test split is read last, once."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hmmoe.engine.recipe import Recipe
-from hmmoe.engine.run import RunDir
+from hmmoe.engine.run import RunDir, environment
 
+SAMPLES = 8  # shown in the report
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -27,7 +28,8 @@ def train(
         ValueError: a recipe that does not fit, or a folder of another recipe.
         FloatingPointError: the loss stopped being finite; the last good checkpoint is kept.
     """
-    run = RunDir.start(path, recipe, resume)
+    run = RunDir(path)
+    run.check(recipe, resume)
     if (done := run.metrics()) is not None:
         return done
     report = report or (lambda _: None)
@@ -35,11 +37,12 @@ def train(
     from hmmoe.engine.assemble import assemble
 
     parts = assemble(recipe)
+    run.create(recipe)
     return _fit(parts, run, test, report)
 
 
 def _fit(parts: Any, run: RunDir, test: bool, report: Report) -> dict[str, Any]:
-    from hmmoe.engine.evaluate import on_split
+    from hmmoe.engine.evaluate import on_split, samples
     from hmmoe.engine.measure import parameters, peak_mib
     from hmmoe.engine.trainer import WEIGHTS, RunTrainer, load_learning
 
@@ -60,7 +63,9 @@ def _fit(parts: Any, run: RunDir, test: bool, report: Report) -> dict[str, Any]:
         report=report,
     )
     checkpoint = run.newest_checkpoint()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    memory = parts.memory()
+    with memory:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     best = trainer.best_step
     load_learning(parts.model, run.checkpoint(best) / WEIGHTS)
     curves = trainer.curves()
@@ -70,6 +75,7 @@ def _fit(parts: Any, run: RunDir, test: bool, report: Report) -> dict[str, Any]:
         "validation": next(entry["metrics"] for entry in curves["validation"] if entry["step"] == best),
         "parameters": parameters(parts.model),
         "rows": {"train": len(rows), "validation": len(validation)},
+        "skipped": [*getattr(rows, "skipped", ()), *getattr(validation, "skipped", ())],
         "steps": steps,
         "best_step": best,
         "seconds": seconds,
@@ -78,17 +84,25 @@ def _fit(parts: Any, run: RunDir, test: bool, report: Report) -> dict[str, Any]:
 
     def write(folder: Path) -> dict[str, Any]:
         parts.method.save(parts.model, str(folder))
-        evaluation = on_split(trainer, parts, "test") if test else None
+        with memory:
+            evaluation = on_split(trainer, parts, "test") if test else None
         if evaluation is not None:
             metrics["test"] = evaluation.metrics
             metrics["rows"]["test"] = len(evaluation.rows)
+            metrics["skipped"] += getattr(evaluation.rows, "skipped", ())
             metrics["routing"] = evaluation.routing
         metrics["peak_mib"] = peak_mib()
         metrics["curves"] = curves
         if evaluation is not None:
             from hmmoe.report import write_report
 
-            write_report(folder / "report.html", run, parts, metrics, evaluation)
+            write_report(
+                folder / "report.html",
+                parts.recipe,
+                environment(),
+                metrics,
+                samples(parts, evaluation, SAMPLES),
+            )
         return metrics
 
     done = run.finish(write)

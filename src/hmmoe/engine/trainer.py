@@ -1,7 +1,7 @@
 """transformers' Trainer, told how an adapter run validates, saves, resumes and stops.
 
-What differs from the Trainer's own ways: only what learns is saved; a checkpoint counts once it is whole; validations
-are spread evenly; head and adapter may have their own rates; a loss that is not finite stops the run.
+What differs from the Trainer's own ways: only what learns is saved; a checkpoint counts once it is whole;
+validations are spread evenly; head and adapter may have their own rates; a loss that is not finite stops.
 """
 
 import math
@@ -27,7 +27,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def learning_state(model: nn.Module) -> dict[str, Tensor]:
-    """Everything that training changes: parameters that learn and the buffers of the modules that own them."""
+    """What training changes: parameters that learn and the buffers of the modules that own them."""
     state = {}
     for prefix, module in model.named_modules():
         own = dict(module.named_parameters(prefix=prefix, recurse=False))
@@ -47,14 +47,16 @@ def load_learning(model: nn.Module, path: Path) -> None:
     saved, state = load_file(str(path)), learning_state(model)
     if saved.keys() != state.keys():
         odd = sorted(saved.keys() ^ state.keys())
-        raise ValueError(f"checkpoint {str(path)!r} is of another model: it differs in {odd[0]!r} and {len(odd) - 1} more")
+        raise ValueError(
+            f"checkpoint {str(path)!r} is of another model: it differs in {odd[0]!r} and {len(odd) - 1} more"
+        )
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(saved[name])
 
 
 class RunTrainer(Trainer):
-    """Trainer of one run in `run`, for a model that takes the collator's mapping and returns a MultimodalOutput.
+    """Trainer of one run, for a model that takes the collator's mapping and returns a MultimodalOutput.
 
     Args:
         run: where checkpoints go.
@@ -79,10 +81,13 @@ class RunTrainer(Trainer):
         report: Report | None = None,
     ) -> None:
         self.run, self.recipe, self.last_loss = run, train, math.nan
+        self.learner = model
         self.began, self.spent = time.perf_counter(), 0.0
         super().__init__(
             model,
-            _arguments(run, train, steps, metric, drop_last=rows is not None and len(rows) >= train.batch_size),
+            _arguments(
+                run, train, steps, metric, drop_last=rows is not None and len(rows) >= train.batch_size
+            ),
             data_collator=collator,
             train_dataset=rows,
             eval_dataset=validation,
@@ -96,7 +101,7 @@ class RunTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over four groups: adapter and head, each with and without weight decay."""
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.learner.named_parameters():
             if parameter.requires_grad:
                 groups.setdefault((is_head(name), parameter.ndim > 1), []).append(parameter)
         train = self.recipe
@@ -114,7 +119,9 @@ class RunTrainer(Trainer):
         )
         return self.optimizer
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.last_loss = float(loss)
         if not math.isfinite(self.last_loss):  # before the optimiser's step: the weights are still good
@@ -125,12 +132,16 @@ class RunTrainer(Trainer):
         """Log with the seconds spent so far, those before a resume included."""
         super().log({**logs, "seconds": round(self.spent + time.perf_counter() - self.began, 3)}, start_time)
 
-    def prediction_step(self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=["aux_loss"])
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        return super().prediction_step(
+            model, inputs, prediction_loss_only, ignore_keys=["aux_loss", "states"]
+        )
 
     def check_weights(self) -> None:
         """Before a checkpoint is called good: a finite loss may still have had infinite gradients."""
-        for name, tensor in learning_state(self.model).items():
+        for name, tensor in learning_state(self.learner).items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 self._stop(f"the weights {name!r} became infinite by step {self.state.global_step}", None)
 
@@ -152,24 +163,23 @@ class RunTrainer(Trainer):
         return {"train": train, "validation": validation}
 
     def _stop(self, what: str, inputs: dict[str, Any] | None) -> None:
-        from hmmoe.engine.faults import locate
-
-        where = locate(self.model, self._prepare_inputs(inputs)) if inputs is not None else None
+        look = getattr(getattr(self.learner, "base_model", None), "first_nonfinite", None)
+        where = look(**self._prepare_inputs(inputs)) if look and inputs is not None else None
         kept = self.run.newest_checkpoint()
         raise FloatingPointError(
             what
-            + (f", first at {where}" if where else "")
+            + (f", first in {where}" if where else "")
             + (f"; the last good checkpoint is {str(kept)!r}" if kept else "; there was no checkpoint yet")
             + ". A lower learning_rate is the usual mend."
         )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.run.checkpoints)
         folder.mkdir(parents=True, exist_ok=True)
-        save_learning(self.model, folder / WEIGHTS)
+        save_learning(self.learner, folder / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_learning(model or self.model, Path(resume_from_checkpoint) / WEIGHTS)
+        load_learning(self.learner, Path(resume_from_checkpoint) / WEIGHTS)
 
 
 class _Cadence(TrainerCallback):
@@ -202,10 +212,14 @@ class _Cadence(TrainerCallback):
             }
         )
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, float], **_: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Mapping[str, float], **_: Any
+    ) -> None:
         self.metric = metrics.get(f"eval_{args.metric_for_best_model}", self.metric)
 
-    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any
+    ) -> None:
         self.looked += 1
         self.report(
             {

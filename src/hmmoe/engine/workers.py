@@ -1,4 +1,4 @@
-"""Several runs at once, each in a fresh process: memory figures are then the run's own, and a crash is one run's."""
+"""Several runs at once, each in a fresh process: its memory figures and its crash are its own."""
 
 import multiprocessing
 import os
@@ -33,7 +33,7 @@ def run_all(
         row: name -> where that run's progress reports go.
 
     Raises:
-        ChildProcessError: a run failed, with its sentence. The other running ones are stopped; they can be resumed.
+        ChildProcessError: a run failed, with its sentence. The others are stopped and can be resumed.
     """
     context = multiprocessing.get_context("spawn")
     waiting = list(reversed(jobs))
@@ -48,18 +48,20 @@ def run_all(
                     process.start()
                     sender.close()
                     running[receiver] = (job, process, row(job.name))
-                for receiver in wait(list(running)):
-                    job, process, report = running[receiver]  # type: ignore[index]
+                for receiver in wait(list(running)):  # type: ignore[assignment]
+                    job, process, report = running[receiver]
                     try:
-                        message = receiver.recv()  # type: ignore[union-attr]
+                        message = receiver.recv()
                     except EOFError:
                         process.join()
-                        raise ChildProcessError(f"run {job.name} died with exit code {process.exitcode}") from None
+                        raise ChildProcessError(
+                            f"run {job.name} died with exit code {process.exitcode}"
+                        ) from None
                     if "state" in message:
                         report(message["state"])
                         continue
                     process.join()
-                    del running[receiver]  # type: ignore[arg-type]
+                    del running[receiver]
                     if "error" in message:
                         raise ChildProcessError(f"run {job.name}: {message['error']}")
                     yield job, message["metrics"]

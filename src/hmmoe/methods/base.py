@@ -1,8 +1,8 @@
 """What every fine-tuning method is: options in, a model with only the right parameters trainable out.
 
-The equal-budget rule: a method's share is adapters / (backbones + adapters); the task head is counted apart, since
-it is the same for all. Every method adapts the same blocks (`points`) and takes the largest size whose share does
-not exceed `budget`.
+The equal-budget rule: a method's share is adapters / (backbones + adapters); the task head is counted apart,
+since it is the same for all. Every method adapts the same blocks (`points`) and takes the largest size whose
+share does not exceed `budget`.
 """
 
 import re
@@ -25,7 +25,7 @@ class Method:
         return build(cls, options, "method")
 
     def build(self, model: Any) -> Any:
-        """Freeze `model` (a MultimodalModel) but for the head and what the method adds; return it, perhaps wrapped.
+        """Freeze `model`, a MultimodalModel, but for its head, and return it with what the method adds.
 
         New weights are drawn from torch's global generator: seed it first.
         """

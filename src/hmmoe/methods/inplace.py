@@ -1,0 +1,105 @@
+"""Methods that change a model in place: what learns goes to one safetensors file and comes back from it.
+
+Also the plan that all of them share with HMMoE: which blocks are adapted, and which of them meet.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hmmoe.methods.base import Budgeted, Method
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hmmoe.plan import Plan
+
+FILE = "learned.safetensors"
+
+
+@dataclass
+class InPlace(Method):
+    """A method whose `build` returns the model it was given."""
+
+    def save(self, model: Any, folder: str) -> None:
+        """Write everything that learns, and the buffers beside it, to `folder`."""
+        from safetensors.torch import save_file
+
+        state = {name: tensor.detach().contiguous() for name, tensor in learned(model).items()}
+        save_file(state, str(Path(folder) / FILE))
+
+    def load(self, model: Any, folder: str) -> Any:
+        from safetensors.torch import load_file
+
+        model = self.build(model)
+        state, saved = learned(model), load_file(str(Path(folder) / FILE))
+        odd = [
+            name for name in sorted(saved.keys() | state.keys()) if shape(saved, name) != shape(state, name)
+        ]
+        if odd:
+            raise ValueError(
+                f"{folder} holds the weights of another {self.name}: {odd[0]} is {shape(saved, odd[0])} there and "
+                f"{shape(state, odd[0])} in this model"
+            )
+        for name, tensor in state.items():
+            tensor.data.copy_(saved[name])
+        return model
+
+
+@dataclass
+class InPlaceBudgeted(InPlace, Budgeted):
+    """The same, sized by a budget or a rank."""
+
+    def solve(self, backbone: int, added: Callable[[int], int]) -> int:
+        """The rank to use, where rank r trains `added(r)` parameters beside `backbone` frozen ones.
+
+        Raises:
+            ValueError: even rank 1 is above the budget; the sentence says the smallest share.
+        """
+        from hmmoe.budget import largest_within
+
+        if self.budget is None:
+            assert self.rank is not None
+            return self.rank
+        return largest_within(self.budget, backbone, added, f"rank of {self.name}")
+
+
+def learned(model: "nn.Module") -> dict[str, "Tensor"]:
+    """Parameters that learn, and the saved buffers (running statistics) of the modules that own them."""
+    state: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        own = {name: p for name, p in module.named_parameters(path, recurse=False) if p.requires_grad}
+        if own:
+            kept = module.state_dict()
+            buffers = module.named_buffers(path, recurse=False)
+            state |= own | {name: b for name, b in buffers if name.rpartition(".")[2] in kept}
+    return state
+
+
+def shape(state: dict[str, "Tensor"], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None
+
+
+def plan_of(model: "nn.Module", points: int | list | None) -> "Plan":
+    """The blocks that HMMoE would adapt with these `points`."""
+    from hmmoe.config import HMMoEConfig
+    from hmmoe.plan import make_plan
+
+    return make_plan(model, HMMoEConfig(rank=1, points=points))
+
+
+def tower_parameters(model: Any) -> int:
+    return sum(p.numel() for p in model.towers.parameters())
+
+
+def beside(module: "nn.Module", base: "nn.Module") -> "nn.Module":
+    """A new module on the device of a frozen one; in float64 beside float64, in float32 beside all else."""
+    import torch
+
+    like = next((p for p in base.parameters() if p.is_floating_point()), None)
+    if like is None or any(p.is_meta for p in module.parameters()):
+        return module
+    return module.to(
+        device=like.device, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32
+    )

@@ -1,0 +1,77 @@
+"""The bottleneck that adapters are made of: A(x) = s · (U φ(D x + d) + u), with U = u = 0 at the start."""
+
+import math
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Bottleneck(nn.Module):
+    """(…, inputs) -> (…, outputs).
+
+    Args:
+        inputs, outputs: channels.
+        size: channels in between.
+        activation: φ.
+        scale: s.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int, activation: Callable[[Tensor], Tensor], scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.down = nn.Linear(inputs, size)
+        self.up = nn.Linear(size, outputs)
+        self.activation, self.scale = activation, scale
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        for new in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(new)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.up(self.activation(self.down(x)))
+
+
+class SharedBottleneck(Bottleneck):
+    """One bottleneck for streams of several widths: (…, d) -> (…, d) by the weights of the first d channels."""
+
+    def __init__(self, width: int, size: int, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(width, width, size, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = x.shape[-1]
+        z = self.activation(F.linear(x, self.down.weight[:, :d], self.down.bias))
+        return F.linear(z, self.up.weight[:d], self.up.bias[:d])
+
+
+class NormedDown(nn.Module):
+    """relu(D norm(x) + d), (…, width) -> (…, size), for streams of several widths as in `SharedBottleneck`."""
+
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.down = nn.Linear(width, size)
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = x.shape[-1]
+        x = F.layer_norm(x, (d,), self.norm.weight[:d], self.norm.bias[:d], self.norm.eps)
+        return F.linear(x, self.down.weight[:, :d], self.down.bias).relu()
+
+
+class Up(nn.Linear):
+    """s · (U z + u), zero at the start."""
+
+    def __init__(self, size: int, outputs: int, scale: float) -> None:
+        super().__init__(size, outputs)
+        self.scale = scale
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.scale * super().forward(z)
+
+
+def bottleneck_parameters(inputs: int, outputs: int, size: int) -> int:
+    return inputs * size + size + size * outputs + outputs

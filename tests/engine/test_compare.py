@@ -1,0 +1,184 @@
+"""Comparisons: equal terms for all methods, selection by validation, resuming, and the form of the result."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from hmmoe.engine import compare as comparison
+from hmmoe.engine.compare import compare, grid, opening, recipe_for, table
+from hmmoe.engine.progress import Display
+from hmmoe.engine.workers import Job, run_all
+from hmmoe.methods import METHODS
+
+TOY = Path(__file__).parent / "toy.py"
+
+
+@pytest.fixture
+def said():
+    """A display that writes to a string; `said()` gives what it wrote."""
+    import io
+
+    out = io.StringIO()
+    display = Display(Console(file=out, width=200))
+    return display, out.getvalue
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """Jobs that a comparison starts, answered by a made-up score instead of a run: best at rate 0.01."""
+    started = []
+
+    def answer(todo, workers, threads, row):
+        for job in todo:
+            started.append(job)
+            train = job.recipe["train"]
+            score = 90 - abs(train["learning_rate"] - 0.01) * 1000 + train["seed"]
+            metrics = {"metric": "accuracy", "validation": {"accuracy": score}, "parameters": {"share": 0.05}}
+            metrics |= {
+                "seconds": 2.0,
+                "peak_mib": 300.0 + train["seed"],
+                "steps": 7,
+                "rows": {"train": 64, "test": 32},
+            }
+            yield job, metrics | ({"test": {"accuracy": score - 1}} if job.test else {})
+
+    monkeypatch.setattr(comparison, "run_all", answer)
+    return started
+
+
+def test_rivals_share_everything_but_the_method(recipe):
+    own = recipe(
+        method={"name": "hmmoe", "rank": 4, "points": 2, "experts": {"affine": 1}},
+        rivals={"lora": {"alpha": 1.0}},
+    )
+    lora, frozen, hmmoe = (recipe_for(own, name, budget=0.4) for name in ("lora", "frozen", "hmmoe"))
+    assert lora.method == {"name": "lora", "budget": 0.4, "points": 2, "alpha": 1.0}
+    assert frozen.method == {"name": "frozen"}
+    assert hmmoe.method == {"name": "hmmoe", "budget": 0.4, "points": 2, "experts": {"affine": 1}}
+    for other in (lora, frozen):
+        assert (other.task, other.towers) == (own.task, own.towers)
+        theirs, ours = vars(other.train).copy(), vars(own.train).copy()
+        assert theirs.pop("learning_rate") == METHODS[other.method["name"]].learning_rate
+        ours.pop("learning_rate")
+        assert theirs == ours
+
+
+def test_a_rival_may_have_its_own_rate(recipe):
+    assert recipe_for(recipe(rivals={"frozen": {"learning_rate": 0.5}}), "frozen").train.learning_rate == 0.5
+
+
+def test_a_comparison_needs_a_budget(recipe):
+    with pytest.raises(ValueError, match=r"give --budget or the recipe key method\.budget"):
+        recipe_for(recipe(method={"name": "lora", "rank": 2}), "lora")
+
+
+def test_rates_are_spaced_evenly_in_the_logarithm():
+    assert grid(1e-3, 1) == [1e-3]
+    assert grid(1e-3, 3) == [0.00032, 0.001, 0.0032]
+    assert grid(1e-3, 2) == [0.00056, 0.0018]
+
+
+def test_every_method_gets_as_many_trials_and_validation_picks_the_rate(recipe, jobs, said, tmp_path):
+    display, _ = said
+    result = compare(
+        recipe(), ["frozen", "lora"], seeds=2, tune=3, folder=tmp_path, display=display, command="c"
+    )
+    tuning, final = [j for j in jobs if not j.test], [j for j in jobs if j.test]
+    assert len(tuning) == 6
+    assert {j.recipe["train"]["seed"] for j in tuning} == {0}
+    assert {j.recipe["train"]["learning_rate"] for j in final} == {0.01}
+    assert len({j.folder for j in jobs}) == len(jobs)
+    assert set(result) == {"recipe", "command", "machine", "metric", "sizes", "methods"}
+    lora = result["methods"]["lora"]
+    assert lora["values"] == [89, 90]
+    assert lora["learning_rate"] == 0.01
+    assert lora["peak_mib"] == 301.0
+    assert lora["share"] == 0.05
+    assert lora["seconds"] == 2.0
+    assert len(lora["trials"]) == 3
+    json.dumps(result)
+
+
+def test_the_opening_line_says_what_and_how_long(recipe):
+    line = opening(recipe(minutes=2), ["frozen", "lora"], seeds=3, tune=2, workers=2)
+    assert line == (
+        "toy: frozen, lora; 3 seeds each after 2 learning rates tried on validation; 10 runs, 2 at a time, "
+        "about 10 minutes on a common CPU"
+    )
+
+
+def test_the_table_shows_spread_or_says_that_there_is_none(recipe, jobs, said, tmp_path):
+    display, wrote = said
+    for seeds in (1, 2):
+        display.console.print(
+            table(compare(recipe(), ["lora"], seeds=seeds, folder=tmp_path, display=display))
+        )
+    text = wrote()
+    assert "± ?" in text
+    assert "one seed: the spread is unknown" in text
+    assert "89.50 ± 0.71" in text
+    assert "5.00%" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ["lra"]}, "unknown method 'lra', did you mean 'lora'"),
+        ({"methods": []}, "methods must name each method once, got none"),
+        ({"methods": ["lora", "lora"]}, "methods must name each method once"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"tune": 0}, "tune must be at least 1"),
+        ({"workers": 0}, "jobs must be at least 1"),
+    ],
+)
+def test_bad_arguments_are_named(recipe, said, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        compare(
+            recipe(), **{"methods": ["lora"], "seeds": 1, "folder": tmp_path, "display": said[0]} | options
+        )
+
+
+def test_a_failing_run_stops_the_comparison_with_its_sentence(recipe, said, tmp_path):
+    tree = recipe().to_dict() | {"task": {"name": "nothing"}}
+    with pytest.raises(ChildProcessError, match="run x: unknown task 'nothing'"):
+        list(run_all([Job("x", tree, str(tmp_path / "run"))], 1, 1, said[0].row))
+
+
+def test_the_command_compares_in_processes_and_resumes(recipe, tmp_path):
+    (tmp_path / "toy.yaml").write_text(recipe(train={"max_steps": 6}).to_yaml())
+
+    def run():
+        return subprocess.run(
+            [
+                sys.executable,
+                str(TOY),
+                "compare",
+                "toy.yaml",
+                "--methods=frozen,lora",
+                "--seeds=1",
+                "--out=result.json",
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+
+    first = run()
+    assert first.returncode == 0, first.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["command"].startswith("hmmoe compare toy.yaml")
+    assert result["metric"] == "accuracy"
+    for entry in result["methods"].values():
+        assert len(entry["values"]) == 1
+        assert entry["peak_mib"] > 100
+    reports = sorted(tmp_path.glob("runs/toy-compare/*/report.html"))
+    assert len(reports) == 2
+    before = [r.stat().st_mtime_ns for r in reports]
+    assert run().returncode == 0
+    assert [r.stat().st_mtime_ns for r in reports] == before

@@ -1,0 +1,51 @@
+"""Progress is visible on a terminal and in a log file alike."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from hmmoe.engine import progress
+from hmmoe.engine.progress import Display
+
+STATES = [
+    {"phase": "load"},
+    *(
+        {"phase": "train", "step": s, "steps": 20, "rows": 8, "loss": 1 / s, "metric": None}
+        for s in range(1, 11)
+    ),
+    {"phase": "validate", "step": 1, "steps": 3, "rows": 8, "metric": None},
+    *(
+        {"phase": "train", "step": s, "steps": 20, "rows": 8, "loss": 1 / s, "metric": 81.5}
+        for s in range(11, 21)
+    ),
+    {"phase": "done"},
+]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_two_runs_show_phase_loss_metric_rate_and_time_left(terminal, monkeypatch):
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
+    clock = iter(range(10**6))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    out = io.StringIO()
+    with Display(Console(file=out, width=160, force_terminal=terminal)) as display:
+        rows = [display.row("lora seed 0"), display.row("hmmoe seed 1")]
+        for state in STATES:
+            for report in rows:
+                report(state)
+                display.live.refresh()
+        display.say("all done")
+    text = out.getvalue()
+    for words in (
+        "lora seed 0",
+        "hmmoe seed 1",
+        "validate",
+        "20/20",
+        "loss 0.050",
+        "val 81.5",
+        "rows/s",
+        "all done",
+    ):
+        assert words in text
+    assert terminal or "s left" in text

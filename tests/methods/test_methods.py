@@ -1,0 +1,145 @@
+"""Every method through one interface: what learns, how much, unchanged at the start, saved, loaded."""
+
+import pytest
+import torch
+from torch import nn
+
+from hmmoe.container import MultimodalModel
+from hmmoe.methods import METHODS, Budgeted, count_parts, make_method, share
+from hmmoe.methods.base import adapted_blocks
+from hmmoe.tasks.heads import PooledHead
+
+BUDGET = 0.3
+
+
+class Block(nn.Module):
+    def __init__(self, width, conv):
+        super().__init__()
+        self.conv = conv
+        if conv:
+            self.mix = nn.Conv2d(width, width, 1)
+            self.deep = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        else:
+            self.mix = nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + (self.deep(self.mix(x)) if self.conv else self.mix(x)).tanh()
+
+
+class Encoder(nn.Module):
+    def __init__(self, width, depth, conv=False):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, conv) for _ in range(depth))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def towers_and_head(seed=0):
+    torch.manual_seed(seed)
+    towers = {"image": Encoder(32, 6, conv=True), "text": Encoder(24, 3)}
+    return MultimodalModel(towers, PooledHead({"image": 32, "text": 24}, 3)).eval()
+
+
+def batch():
+    return {
+        "image": {"x": torch.randn(2, 32, 4, 4)},
+        "text": {"x": torch.randn(2, 5, 24)},
+        "labels": torch.tensor([0, 2]),
+    }
+
+
+def options(name, **more):
+    sized = {"budget": BUDGET, "points": 2} if issubclass(METHODS[name], Budgeted) else {}
+    return {"name": name} | sized | more
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_head_and_adapters_learn_and_the_start_is_the_frozen_model(name):
+    inputs = batch()
+    plain = towers_and_head()(**inputs).logits
+    model = make_method(options(name)).build(towers_and_head()).eval()
+    torch.testing.assert_close(model(**inputs).logits, plain, rtol=0, atol=1e-6)
+
+    frozen = {k: v.clone() for k, v in model.named_parameters() if not v.requires_grad}
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        model.train()(**inputs).loss.backward()
+        optimiser.step()
+    now = dict(model.named_parameters())
+    assert all(torch.equal(now[k], v) for k, v in frozen.items())
+    assert all(v.grad is not None for v in now.values() if v.requires_grad)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_head_weights_are_the_same_for_all_methods(name):
+    model = make_method(options(name)).build(towers_and_head(seed=5))
+    head = next(
+        p for k, p in model.named_parameters() if p.requires_grad and ".answer" in f".{k}" and p.ndim == 2
+    )
+    assert torch.equal(head, towers_and_head(seed=5).head.answer.weight)
+
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if issubclass(m, Budgeted)])
+def test_the_share_is_the_largest_within_the_budget(name):
+    def measured(**size):
+        parts = count_parts(make_method({"name": name, "points": 2} | size).build(towers_and_head()))
+        assert parts["backbone"] == sum(p.numel() for p in towers_and_head().towers.parameters())
+        return share(parts["adapter"], parts["backbone"])
+
+    within = measured(budget=BUDGET)
+    assert 0.5 * BUDGET < within <= BUDGET
+    rank = next(r for r in range(1, 99) if measured(rank=r) == within)
+    assert measured(rank=rank + 1) > BUDGET
+
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if issubclass(m, Budgeted)])
+def test_a_budget_below_rank_one_says_the_smallest_share(name):
+    with pytest.raises(ValueError, match=r"smallest share here, at rank.*1, is 0\.\d+"):
+        make_method(options(name, budget=1e-5)).build(towers_and_head())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_saved_and_loaded_is_bit_equal(name, tmp_path):
+    inputs = batch()
+    method = make_method(options(name))
+    model = method.build(towers_and_head())
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn_like(p))
+    method.save(model, str(tmp_path))
+    loaded = method.load(towers_and_head(), str(tmp_path))
+    for m in (model, loaded):
+        m.eval().requires_grad_(False)  # torch picks its kernels by it
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    assert all(file.suffix != ".bin" for file in tmp_path.iterdir())
+
+
+def test_lora_adapts_exactly_the_blocks_of_the_fusion_points():
+    model = towers_and_head()
+    blocks = adapted_blocks(model, 2)
+    assert blocks == {"image": ["blocks.2", "blocks.5"], "text": ["blocks.1", "blocks.2"]}
+    assert adapted_blocks(model, [{"image": -1, "text": 0}]) == {"image": ["blocks.5"], "text": ["blocks.0"]}
+    built = make_method(options("lora")).build(model)
+    learning = {
+        k.split(".lora_")[0] for k, p in built.named_parameters() if p.requires_grad and ".lora_" in k
+    }
+    found = {k.removeprefix("base_model.model.towers.") for k in learning}
+    assert found == {"image.blocks.2.mix", "image.blocks.5.mix", "text.blocks.1.mix", "text.blocks.2.mix"}
+
+
+def test_bad_options_are_named():
+    with pytest.raises(ValueError, match="unknown method 'lra', did you mean 'lora'"):
+        make_method({"name": "lra"})
+    with pytest.raises(ValueError, match=r"method\.budgt.*did you mean 'budget'"):
+        make_method({"name": "lora", "budgt": 0.1})
+    with pytest.raises(ValueError, match="'lora' needs exactly one of budget and rank"):
+        make_method({"name": "lora"})
+    with pytest.raises(ValueError, match=r"method\.budget"):
+        make_method({"name": "frozen", "budget": 0.1})
+    with pytest.raises(ValueError, match="unknown stream in points 'sound'"):
+        make_method(options("lora", points=[{"sound": 1}])).build(towers_and_head())

@@ -1,0 +1,122 @@
+"""The command line: quick help, every command on a tiny run, errors in one sentence with exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hmmoe.cli import app
+
+sys.path.insert(0, str(Path(__file__).parent / "engine"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder of a finished toy run made by the command."""
+    import toy
+
+    from hmmoe.engine.recipe import Recipe
+
+    folder = tmp_path_factory.mktemp("cli")
+    tree = toy.RECIPE | {"method": {"name": "hmmoe", "budget": 0.5, "points": 2}}
+    (folder / "toy.yaml").write_text(Recipe.from_dict(tree).to_yaml())
+    done = CliRunner().invoke(
+        app, ["train", str(folder / "toy.yaml"), "train.epochs=10", "--out", str(folder / "run")]
+    )
+    assert done.exit_code == 0, done.output
+    assert "test accuracy" in done.output
+    assert "report.html" in done.output
+    return folder / "run"
+
+
+def call(*words):
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+def test_help_loads_nothing_heavy_and_is_quick():
+    code = (
+        "import sys; from hmmoe.cli import app; heavy = {'torch', 'transformers', 'peft', 'rich', 'yaml'}; "
+    )
+    code += "assert not heavy & set(sys.modules); import time; print(time.process_time())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "inspect", "compare"])
+def test_every_command_has_help(command):
+    done = call(command, "--help")
+    assert done.exit_code == 0
+    assert "--debug" in done.output
+
+
+def test_eval_repeats_the_run_s_own_figures(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    done = call("eval", run, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == pytest.approx(metrics["test"])
+    assert "validation accuracy" in call("eval", run, "--split", "validation").output
+
+
+def test_predict_answers_in_the_task_s_words(run, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    Image.fromarray(np.full((16, 16, 3), 250, np.uint8)).save(tmp_path / "light.png")
+    done = call("predict", run, f"image={tmp_path / 'light.png'}", "text=is it bright?")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() in ("yes", "no")
+
+
+def test_inspect_prints_parts_points_and_routing(run):
+    done = call("inspect", run)
+    assert done.exit_code == 0, done.output
+    for word in ("hmmoe", "backbone", "adapter", "head", "test accuracy", "point", "affine"):
+        assert word in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "absent.yaml"], "there is no recipe 'absent.yaml'"),
+        (["train", "{recipe}", "train.sed=1"], "did you mean 'seed'"),
+        (["train", "{recipe}", "--out", "{run}"], "another recipe (it differs in train.epochs)"),
+        (["train", "{recipe}", "train.epochs=10", "--out", "{run}"], "--resume"),
+        (["eval", "nowhere"], "'nowhere' is not a run folder"),
+        (["eval", "{run}", "--split", "tests"], "did you mean 'test'"),
+        (["inspect", "nowhere"], "'nowhere' is not a run folder"),
+        (["predict", "{run}", "picture"], "'picture' is not of the form stream=value"),
+        (["predict", "{run}", "imag=x", "text=y"], "did you mean 'image'"),
+        (["predict", "{run}", "image=gone.png", "text=y"], "gone.png does not exist"),
+        (["predict", "{run}", "text=y"], "add image="),
+        (["compare", "{recipe}", "--methods", "lora,hmoe"], "did you mean 'hmmoe'"),
+        (["compare", "{recipe}", "--budget", "2"], "method.budget must be at most"),
+    ],
+)
+def test_a_user_s_slip_is_one_sentence_and_exit_code_2(run, words, said):
+    words = [w.format(recipe=run.parent / "toy.yaml", run=run) for w in words]
+    done = call(*words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.output
+
+
+def test_damaged_weights_are_named(run, tmp_path):
+    import shutil
+
+    shutil.copytree(run, tmp_path / "cut")
+    file = tmp_path / "cut" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    done = call("eval", tmp_path / "cut")
+    assert done.exit_code == 2
+    assert "adapter_model.safetensors is cut short" in done.stderr
+
+
+def test_debug_shows_where_an_error_came_from():
+    done = call("train", "absent.yaml", "--debug")
+    assert isinstance(done.exception, FileNotFoundError)
