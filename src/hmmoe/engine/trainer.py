@@ -212,10 +212,8 @@ class _Cadence(TrainerCallback):
             }
         )
 
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: Mapping[str, float], **_: Any
-    ) -> None:
-        self.metric = metrics.get(f"eval_{args.metric_for_best_model}", self.metric)
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.metric = kwargs["metrics"].get(f"eval_{args.metric_for_best_model}", self.metric)
 
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any

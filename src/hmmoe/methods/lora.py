@@ -1,7 +1,7 @@
 """LoRA through PEFT (Hu et al., arXiv 2106.09685): h = W x + (α/r) B A x, with B = 0 at the start.
 
 On every linear layer and every ungrouped convolution of the adapted blocks, with one rank for all of them. It
-departs from the paper, which adapts attention's query and value only, because the towers here are of any kind;
+departs from the paper, which adapts attention's query and value only, since the towers here are of any kind;
 all linear layers is what later practice (QLoRA, arXiv 2305.14314) recommends.
 """
 
