@@ -159,12 +159,16 @@ def test_half_precision_and_unknown_keys():
     assert "optimizer_step" in report.unused
 
 
-def test_without_a_prompt_embedding_the_other_token_types_stay():
+def test_without_a_prompt_embedding_prompts_count_as_plain_text():
     config = small_config("clip", use_task_prompt=False)
     state = official_state(config)
     del state["multimodal_encoder.embeddings.prompt_embedding.weight"]
     del state["txt_encoder.embeddings.prompt_embedding.weight"]
-    model = ValorModel.from_official(state, config).double()
+    model, report = ValorModel.from_official(state, config, output_loading_info=True)
+    assert report.missing == ["text.embeddings.token_type_embeddings.weight[2]"]
+    types = model.text.embeddings.token_type_embeddings.weight
+    assert torch.equal(types[2], types[0])
+    model.double()
     expected = Reference(official_state(config), config).text([1, 5, 6])
     torch.testing.assert_close(
         model.run_text(torch.tensor([[1, 5, 6]]), causal=False)[0], expected, atol=1e-6, rtol=0

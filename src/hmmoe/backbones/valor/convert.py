@@ -32,9 +32,11 @@ from .modeling import ValorModel
 logger = logging.getLogger(__name__)
 
 HEAD_WIDTH = 64  # of every attention head in CLIP, BERT and the audio encoder
+TYPES = "text.embeddings.token_type_embeddings.weight"
+PROMPT_KEY = "multimodal_encoder.embeddings.prompt_embedding.weight"
 FRAME_KEYS = {"clip": "clip_model.visual.", "swin": "video_encoder."}
 
-# official name -> ours, the first match wins
+# official name -> ours; every rule that fits is applied, in this order: prefixes, then parts of a layer
 RULES = [
     (r"clip_model\.visual\.class_embedding", r"video.clip.embeddings.class_embedding"),
     (r"clip_model\.visual\.positional_embedding", r"video.clip.embeddings.position_embedding.weight"),
@@ -83,8 +85,10 @@ OPTIONAL = re.compile(r"contra_|cls\.|(text|video|audio)_fine_weight|(video|audi
 class Conversion:
     """What became of every key.
 
-    used: keys of the checkpoint that fill the model. copies: keys equal to another one that fills it.
-    unused: keys that nothing in the model reads. missing: weights of the model that start at random.
+    used: keys of the checkpoint that fill the model.
+    copies: keys equal to another one that fills it.
+    unused: keys that nothing in the model reads.
+    missing: weights of the model that start at random (the prompt's token type: as that of plain text).
     filled: tables whose rows beyond the trained ones repeat the last trained one.
     """
 
@@ -102,15 +106,14 @@ class Conversion:
         return f"VALOR checkpoint: {', '.join(parts)}" + "".join(lists)
 
     def log(self) -> None:
-        """Every key to the log; a warning for weights that start at random."""
+        """Every key to the log; a warning for weights that the checkpoint does not hold."""
         logger.info("%s", self)
         if self.missing:
-            logger.warning("not in the checkpoint, so at random: %s", ", ".join(self.missing))
+            logger.warning("not in the checkpoint, so not trained: %s", ", ".join(self.missing))
 
 
 def rename(key: str) -> str:
     """Our name of an official key; the key itself where no rule knows it."""
-    # rules are chained: the first turns the prefix, later ones the parts of a layer
     for pattern, ours in RULES:
         if match := re.fullmatch(pattern, key):
             key = match.expand(ours)
@@ -160,6 +163,8 @@ def convert_state_dict(
     _fill(ours, "video_memory.frame_embedding", trained_frames, report)
     _fill(ours, "audio_memory.frame_embedding", trained_clips, report)
     report.missing = sorted(shapes.keys() - ours.keys() - {"cls.decoder.weight"})
+    if PROMPT_KEY not in state:
+        report.missing.append(f"{TYPES}[2]")
     for name in shapes:
         if name in report.missing and not OPTIONAL.match(name):
             raise ValueError(
@@ -193,11 +198,9 @@ def _parts(
             (name.replace("in_proj", f"{letter}_proj"), part)
             for letter, part in zip("qkv", weight.chunk(3), strict=True)
         ]
-    types = "text.embeddings.token_type_embeddings.weight"
-    if name == types:
-        prompt = state.get("multimodal_encoder.embeddings.prompt_embedding.weight")
-        # without a prompt embedding row 2 is never read; token type 0 stands in for it
-        return [(types, torch.cat([weight, weight[:1] if prompt is None else prompt]))]
+    if name == TYPES:
+        # without an embedding of their own, prompts count as plain text
+        return [(TYPES, torch.cat([weight, state.get(PROMPT_KEY, weight[:1])]))]
     if name == "text.prompt":
         return []
     if name == "video.clip.embeddings.position_embedding.weight" and name in shapes:

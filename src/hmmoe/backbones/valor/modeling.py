@@ -392,7 +392,7 @@ class ValorModel(PreTrainedModel):
     # ---- generation
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         pixel_values: Tensor | None = None,
         audio_values: Tensor | None = None,

@@ -30,9 +30,9 @@ class Grid(NamedTuple):
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # kept between calls: must serve a later training step too
-def relative_index(window: Grid, table: Grid) -> Tensor:
+def relative_index(window: Grid, table: Grid, device: torch.device) -> Tensor:
     """Row of the bias table, made for windows `table`, of every pair of the n tokens of `window`, (n, n)."""
-    axes = torch.meshgrid(*(torch.arange(size, device="cpu") for size in window), indexing="ij")
+    axes = torch.meshgrid(*(torch.arange(size, device=device) for size in window), indexing="ij")
     place = torch.stack(axes).flatten(1)  # (3, n)
     offset = place[:, :, None] - place[:, None, :]  # (3, n, n), each in -(size - 1) .. size - 1
     row = torch.zeros_like(offset[0])
@@ -43,16 +43,16 @@ def relative_index(window: Grid, table: Grid) -> Tensor:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def shift_mask(grid: Grid, window: Grid, shift: Grid) -> Tensor:
+def shift_mask(grid: Grid, window: Grid, shift: Grid, device: torch.device) -> Tensor:
     """Additive mask (windows, n, n) that keeps apart the far edges which a shift brings into one window.
 
     Rolling leaves three regions on a shifted axis: what was whole, the part that moved in, and what
     wrapped around.
     """
-    region = torch.zeros(grid, device="cpu")
+    region = torch.zeros(grid, device=device)
     for axis, (size, win, by) in enumerate(zip(grid, window, shift, strict=True)):
         if by:
-            label = torch.zeros(size, device="cpu")
+            label = torch.zeros(size, device=device)
             label[size - win : size - by] = 1
             label[size - by :] = 2
             view = [1, 1, 1]
@@ -93,7 +93,7 @@ class WindowAttention(nn.Module):
         """States (B, windows, n, C), mask (windows, n, n) or None -> (B, windows, n, C)."""
         B, nW, n, C = states.shape
         q, k, v = self.qkv(states).view(B, nW, n, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5)
-        index = relative_index(window, self.window).to(states.device)
+        index = relative_index(window, self.window, states.device)
         bias = self.relative_position_bias_table[index].permute(2, 0, 1)  # (heads, n, n)
         if mask is not None:
             bias = bias + mask[:, None].to(bias)  # (windows, heads, n, n)
@@ -140,7 +140,7 @@ class SwinBlock(GradientCheckpointingLayer):
         # zeros after the norm; like the published model, they are attended to
         x = F.pad(x, (0, 0, 0, pad.w, 0, pad.h, 0, pad.t))
         x = torch.roll(x, [-by for by in shift], dims=(1, 2, 3))
-        mask = shift_mask(padded, window, shift).to(states.device) if any(shift) else None
+        mask = shift_mask(padded, window, shift, states.device) if any(shift) else None
         x = join_windows(self.attn(split_windows(x, window), window, mask), window, padded)
         x = torch.roll(x, list(shift), dims=(1, 2, 3))
         return x[:, : grid.t, : grid.h, : grid.w].reshape(states.shape)
