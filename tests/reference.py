@@ -30,7 +30,9 @@ def stretches(n, parts):
     return [(i * n // parts, -(-(i + 1) * n // parts)) for i in range(parts)]
 
 
-def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, latents=16, exact_tokens=64):
+def hmmoe_reference(
+    layer, states, masks=None, *, per_token=False, top_k=None, latents=16, exact_tokens=64, steps=0
+):
     """`(updates, weights, balance, z)` as `HMMoELayer.forward` gives them."""
     p = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
     names, r = sorted(layer.widths), layer.rank
@@ -47,7 +49,7 @@ def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, l
     def project(rows, m):
         return torch.stack([((x - p[f"down.{m}.mean"]) * p[f"down.{m}.scale"]) @ p[f"down.{m}.weight"].T for x in rows])
 
-    for b in range(batch):
+    def pool(b):
         z, pooled = {}, {}
         for m, x in states.items():
             if not masks[m][b].any():
@@ -55,7 +57,15 @@ def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, l
             z[m] = project(x[b], m)  # (N, W)
             mean = z[m][masks[m][b]].mean(0)
             pooled[m] = mean / torch.sqrt((mean**2).mean() + 1e-6)  # (W,)
-        zero = some.new_zeros(width)
+        return z, pooled
+
+    zero = some.new_zeros(width)
+    for b in range(batch):
+        z, pooled = pool(b)
+        whole = []
+        if steps:
+            sample = [pool(i)[1] for i in range(b // steps * steps, b // steps * steps + steps)]
+            whole = [torch.cat([sum(at.get(n, zero) for at in sample) / steps for n in names])]
         sensed = torch.cat([pooled.get(m, zero) for m in names])
         sensed = torch.tanh(p["router.sense.weight"] @ sensed + p["router.sense.bias"])
         for m, x in states.items():
@@ -88,7 +98,7 @@ def hmmoe_reference(layer, states, masks=None, *, per_token=False, top_k=None, l
                 own = slice(e * r, (e + 1) * r)
                 q = f"experts.{m}.{kind}."
                 mine = slice(i * r, (i + 1) * r)  # of what its kind answers with
-                c = torch.cat([pooled.get(n, zero) for n in others])
+                c = torch.cat([pooled.get(n, zero) for n in others] + whole)
                 if kind == "affine":
                     y = silu(rows[:, own]) * p[q + "scale"][mine] + p[q + "shift"][mine]
                 elif kind == "conditioned_affine":

@@ -42,7 +42,7 @@ def padding(states, batch=3):
 
 def assert_equal_to_reference(layer, states, masks=None, **options):
     """Outputs, losses and every gradient."""
-    updates, routing = layer(states, masks)
+    updates, routing = layer(states, masks, steps=options.get("steps", 1))
     wanted, weights, balance, z = hmmoe_reference(layer, states, masks, **options)
     for m in states:
         torch.testing.assert_close(updates[m], wanted[m], rtol=1e-9, atol=1e-10)
@@ -118,6 +118,22 @@ def test_equals_the_loop_per_expert_when_a_long_stream_is_missing_in_a_sample():
     masks["audio"][2, :8] = False  # whole stretches without a real token
     layer = make(STREAMS[3], latents=4, exact_tokens=5)
     assert_equal_to_reference(layer, states, masks, latents=4, exact_tokens=5)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_equals_the_loop_per_expert_with_the_context_of_the_whole_sample(steps):
+    states = tokens(STREAMS[3], batch=4)
+    masks = padding(states, batch=4)
+    masks["text"][3] = False
+    assert_equal_to_reference(make(STREAMS[3], sample_context=True), states, masks, steps=steps)
+
+
+def test_dropout_is_of_training_only():
+    layer, states = make(STREAMS[2], dropout=0.5), tokens(STREAMS[2])
+    trained = [layer(states)[0]["text"] for _ in range(2)]
+    assert not torch.equal(*trained)
+    layer.eval()
+    assert torch.equal(layer(states)[0]["text"], layer(states)[0]["text"])
 
 
 @pytest.mark.parametrize("kind", ORDER)
@@ -285,6 +301,8 @@ def test_refuses_inputs_that_do_not_fit():
         layer(states, {"text": torch.ones(3, 6)})
     with pytest.raises(ValueError, match="holds no stream"):
         layer({})
+    with pytest.raises(ValueError, match="3 rows are not a whole number of samples of 2 steps"):
+        make(STREAMS[2], sample_context=True)(states, steps=2)
 
 
 def test_the_first_training_batch_sets_the_standard_and_nothing_after_it():

@@ -70,8 +70,16 @@ class HMMoEConfig(PeftConfig):
         default=16, metadata={"help": "Latent tokens of cross-attention between long streams."}
     )
     exact_tokens: int = field(default=64, metadata={"help": "Up to this many keys cross-attention is exact."})
+    sample_context: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Experts also know the sample as a whole, all streams pooled over its frames and segments. "
+            "None: where the model has folded streams."
+        },
+    )
     balance_coef: float = field(default=1e-2, metadata={"help": "Weight of the load-balancing loss."})
     z_coef: float = field(default=1e-3, metadata={"help": "Weight of the router's z-loss."})
+    dropout: float = field(default=0.0, metadata={"help": "Dropout of the experts' outputs in training."})
     modality_dropout: float = field(
         default=0.0,
         metadata={"help": "In training, chance per sample that a stream is hidden from the others' experts."},
@@ -106,7 +114,8 @@ class HMMoEConfig(PeftConfig):
         for name in ("latents", "exact_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.modality_dropout < 1:
-            raise ValueError(f"modality_dropout must be in [0, 1), got {self.modality_dropout}")
+        for name in ("dropout", "modality_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.spans is not None and any(len(span) != 2 for span in self.spans.values()):
             raise ValueError(f"spans must be modality -> [start, stop], got {self.spans}")

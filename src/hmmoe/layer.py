@@ -53,6 +53,9 @@ class HMMoELayer(nn.Module):
         router: "sample" or "token".
         top_k: keep the k largest weights of each sample; None keeps all.
         latents, exact_tokens: see `experts.cross_attention`.
+        sample_context: rows are steps of a sample (frames with their second of sound): experts also know the sample as a
+            whole, all streams pooled over all its steps.
+        dropout: of the experts' outputs, in training.
         modality_dropout: in training, the chance per sample and stream that the other streams' experts do not see it.
 
     Raises:
@@ -69,6 +72,8 @@ class HMMoELayer(nn.Module):
         top_k: int | None = None,
         latents: int = 16,
         exact_tokens: int = 64,
+        sample_context: bool = False,
+        dropout: float = 0.0,
         modality_dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -86,9 +91,11 @@ class HMMoELayer(nn.Module):
             raise ValueError(f"top_k must be between 1 and the {total} experts, got {top_k}")
         self.widths = {m: widths[m] for m in sorted(widths)}
         self.rank, self.counts, self.modality_dropout = rank, counts, modality_dropout
+        self.sample_context, self.dropout = sample_context, nn.Dropout(dropout)
         # A lone stream is its own other: cross-attention becomes self-attention, channel attention squeeze-and-excite.
         self.others = {m: [n for n in self.widths if n != m] or [m] for m in self.widths}
         width = total * rank
+        context = {m: width * (len(self.others[m]) + sample_context * len(self.widths)) for m in self.widths}
         self.down = nn.ModuleDict({m: Down(d, width) for m, d in self.widths.items()})
         self.standardised = False  # by the first training batch; a host's copy of the buffers' word
         self.up = nn.ModuleDict({m: nn.Linear(width, d, bias=False) for m, d in self.widths.items()})
@@ -99,7 +106,7 @@ class HMMoELayer(nn.Module):
             {
                 m: nn.ModuleDict(
                     {
-                        k: EXPERTS[k](n, rank, len(self.others[m]) * width, **options.get(k, {}))
+                        k: EXPERTS[k](n, rank, context[m], **options.get(k, {}))
                         for k, n in counts.items()
                     }
                 )
@@ -125,7 +132,7 @@ class HMMoELayer(nn.Module):
         self.pieces = [of_channels * rank, *(counts[k] * rank for k in self.token_kinds)]  # of the W channels
 
     def forward(
-        self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
+        self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None, steps: int = 1
     ) -> tuple[dict[str, Tensor], Routing]:
         """Updates of all streams that are there.
 
@@ -133,6 +140,7 @@ class HMMoELayer(nn.Module):
             states: stream -> `(B, N_m, d_m)`; a stream left out is missing for the whole batch.
             masks: stream -> `(B, N_m)` bool, True for real tokens; a row without any True is a stream missing for that
                 sample; a stream left out has no padding.
+            steps: how many consecutive rows are steps of one sample; read with `sample_context` only.
 
         Returns:
             stream -> `(B, N_m, d_m)` to be added to the states, zero at padding, and the `Routing`.
@@ -154,18 +162,28 @@ class HMMoELayer(nn.Module):
         seen = {m: self._hide(there[m], nothing) for m in z}
         c = {m: c[m] if m in c else nothing for m in self.widths}
         c = {m: c[m] if seen.get(m) is None else c[m] * seen[m][:, None] for m in c}
+        everything = torch.cat(list(c.values()), -1)  # (B, M * W)
+        whole = self._over_steps(everything, steps) if self.sample_context else None
         available = {m: self._available(m, seen, nothing) for m in z}
         counted = {m: masks.get(m) for m in z} if self.router.token else there
-        gates, balance, z_loss = self.router(torch.cat(list(c.values()), -1), z, available, counted)
+        gates, balance, z_loss = self.router(everything, z, available, counted)
         updates = {}
         for m in z:
-            y = self._mix(m, split, c, gates[m].to(z[m].dtype), masks, seen)  # (B, N, W)
-            updates[m] = self._up(m, y, states[m], masks.get(m))
+            context = [c[n] for n in self.others[m]] + ([] if whole is None else [whole])
+            y = self._mix(m, split, context, gates[m].to(z[m].dtype), masks, seen)  # (B, N, W)
+            updates[m] = self._up(m, self.dropout(y), states[m], masks.get(m))
         return updates, Routing({m: gate.detach() for m, gate in gates.items()}, balance, z_loss)
 
     def _up(self, m: str, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
         update = self.up[m](y).to(x.dtype)
         return update if mask is None else update * mask[..., None]
+
+    @staticmethod
+    def _over_steps(c: Tensor, steps: int) -> Tensor:
+        """Mean over the steps of each sample, for each of its rows, `(B, M * W)`."""
+        if len(c) % steps:
+            raise ValueError(f"{len(c)} rows are not a whole number of samples of {steps} steps")
+        return c.unflatten(0, (-1, steps)).mean(1).repeat_interleave(steps, 0)
 
     def _hide(self, there: Tensor | None, nothing: Tensor) -> Tensor | None:
         """In which samples the others see a stream, `(B,)` or None for all: where it is, less modality dropout."""
@@ -188,7 +206,7 @@ class HMMoELayer(nn.Module):
         self,
         m: str,
         z: Mapping[str, tuple[Tensor, ...]],
-        c: Mapping[str, Tensor],
+        context: list[Tensor],
         gate: Tensor,
         masks: Mapping[str, Tensor],
         seen: Mapping[str, Tensor | None],
@@ -200,12 +218,11 @@ class HMMoELayer(nn.Module):
         ys = [self._tokens(m, i, z, masks, seen) for i in range(len(of_tokens))]
         if not self.channel_kinds:
             return mix(None, None, None, ys, of_tokens)
-        scale, shift = self._channels(m, c)
+        scale, shift = self._channels(m, torch.cat(context, -1))
         return mix(z[m][0], scale * of_channels, shift * of_channels, ys, of_tokens)
 
-    def _channels(self, m: str, c: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Scale and shift of all channel experts of stream m, each `(B, 1, n*r)`."""
-        context = torch.cat([c[n] for n in self.others[m]], -1)  # (B, others * W)
+    def _channels(self, m: str, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift of all channel experts of stream m, each `(B, 1, n*r)`, from a `(B, context)`."""
         scales, shifts = [], []
         for kind in self.channel_kinds:
             scale, shift = self.experts[m][kind](context)

@@ -37,7 +37,7 @@ __all__ = [
     "get_peft_model",
 ]
 
-_OPTIONS = ("experts", "router", "top_k", "latents", "exact_tokens", "modality_dropout")
+_OPTIONS = ("experts", "router", "top_k", "latents", "exact_tokens", "sample_context", "dropout", "modality_dropout")
 
 
 class HMMoEModel(BaseTuner):
@@ -57,17 +57,26 @@ class HMMoEModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: HMMoEConfig, model_config: dict) -> HMMoEConfig:
         """The config with everything read off the model settled; the given one stays as it is."""
         adapter = next(name for name, config in self.peft_config.items() if config is peft_config)
+        if peft_config.sample_context is None:
+            peft_config = replace(peft_config, sample_context=bool(getattr(self.model, "folded", ())))
         self._plan: Plan = make_plan(self.model, peft_config)
         options = {name: getattr(peft_config, name) for name in _OPTIONS}
         rank = peft_config.rank
         if rank is None:
             assert peft_config.budget is not None
-            backbone = self.parameter_counts()["backbone"]
+            backbone = self.parameter_counts()["backbone"] - self._future_head(peft_config.modules_to_save or [])
             rank = solve_rank(peft_config.budget, backbone, self._plan.widths, **options)
         config = replace(peft_config, **resolved(peft_config, self._plan, rank))
         self._made: dict[int, HMMoELayer] = {}
         self.peft_config[adapter] = config
         return config
+
+    def _future_head(self, modules_to_save: list[str]) -> int:
+        """Parameters of the modules that PEFT is about to train beside the adapters, where they count as backbone yet."""
+        if isinstance(self.model, FrozenTowers):
+            return 0
+        heads = [m for path, m in self.model.named_modules() if path and path.rpartition(".")[2] in modules_to_save]
+        return sum({id(p): p.numel() for head in heads for p in head.parameters()}.values())
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)

@@ -22,6 +22,9 @@ class HMMoE(Budgeted):
         default=None, metadata=about("weight of the load-balance loss", least=0)
     )
     z_coef: float | None = field(default=None, metadata=about("weight of the router's z-loss", least=0))
+    dropout: float | None = field(
+        default=None, metadata=about("dropout of the experts' outputs", least=0, most=0.99)
+    )
     modality_dropout: float | None = field(
         default=None, metadata=about("chance that the experts lose sight of a stream", least=0, most=0.99)
     )

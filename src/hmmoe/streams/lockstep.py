@@ -180,7 +180,7 @@ def _meet(arrivals: dict[str, _Arrival], run: _Run) -> dict[str, Tensor]:
         mask = _with_missing(a, run.present.get(s), folds[s])
         if mask is not None:
             masks[s] = mask.reshape(groups, -1)
-    updates, routing = link.layer[0](states, masks)
+    updates, routing = link.layer[0](states, masks, steps=clock)
     note(link.adapter, link.point, routing, updates)
     return {s: updates[s].reshape(arrivals[s].states.shape) for s in arrivals}
 
