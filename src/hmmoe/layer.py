@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmmoe.down import Down, standardise
@@ -91,7 +92,7 @@ class HMMoELayer(nn.Module):
             raise ValueError(f"top_k must be between 1 and the {total} experts, got {top_k}")
         self.widths = {m: widths[m] for m in sorted(widths)}
         self.rank, self.counts, self.modality_dropout = rank, counts, modality_dropout
-        self.sample_context, self.dropout = sample_context, nn.Dropout(dropout)
+        self.sample_context, self.dropout = sample_context, dropout
         # A lone stream is its own other: cross-attention becomes self-attention, channel attention squeeze-and-excite.
         self.others = {m: [n for n in self.widths if n != m] or [m] for m in self.widths}
         width = total * rank
@@ -171,7 +172,7 @@ class HMMoELayer(nn.Module):
         for m in z:
             context = [c[n] for n in self.others[m]] + ([] if whole is None else [whole])
             y = self._mix(m, split, context, gates[m].to(z[m].dtype), masks, seen)  # (B, N, W)
-            updates[m] = self._up(m, self.dropout(y), states[m], masks.get(m))
+            updates[m] = self._up(m, F.dropout(y, self.dropout, self.training), states[m], masks.get(m))
         return updates, Routing({m: gate.detach() for m, gate in gates.items()}, balance, z_loss)
 
     def _up(self, m: str, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
