@@ -184,12 +184,13 @@ def _image(source: str, module: Any, image_size: int | None, modality: str) -> A
     try:
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError):
-        if modality == "video" or not (image_size or own):
+        size = image_size or own
+        if modality == "video" or size is None:
             raise ValueError(
                 f"tower {source!r} has no image processor (preprocessor_config.json) that can be read"
             ) from None
         logging.getLogger(__name__).info("%s has no image processor: ImageNet normalisation", source)
-        return ImageInputs(image_size or own)
+        return ImageInputs(size)
     if image_size not in (None, own):
         return ImageInputs(image_size, tuple(processor.image_mean), tuple(processor.image_std))
     return ProcessorImages(processor, video=modality == "video")
