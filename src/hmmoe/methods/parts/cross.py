@@ -34,9 +34,9 @@ class CrossLayer(nn.Module):
         )
 
     def forward(
-        self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
+        self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None, steps: int = 1
     ) -> tuple[dict[str, Tensor], Routing]:
-        """See `HMMoELayer.forward`."""
+        """See `HMMoELayer.forward`. Every row is read by itself, whatever the `steps`, as published."""
         for m in [*states, *(masks or {})]:
             if m not in self.widths:
                 raise ValueError(unknown("stream", m, self.widths))
