@@ -53,6 +53,13 @@ def test_every_command_has_help(command):
     assert "--debug" in done.output
 
 
+def test_keys_prints_every_recipe_key_with_its_help():
+    done = call("train", "--keys")
+    assert done.exit_code == 0
+    for word in ("train.learning_rate", "prefix_cache", "method.budget", "method.alpha"):
+        assert word in done.output
+
+
 def test_eval_repeats_the_run_s_own_figures(run):
     metrics = json.loads((run / "metrics.json").read_text())
     done = call("eval", run, "--json")

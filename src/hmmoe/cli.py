@@ -40,6 +40,28 @@ def _plain_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def _print_keys(wanted: bool) -> None:
+    """All recipe keys and the options of every method, from the help beside each field."""
+    if not wanted:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from hmmoe.engine.recipe import Recipe
+    from hmmoe.methods import METHODS
+    from hmmoe.options import describe
+
+    view = Table("key", "default", "what it is")
+    for row in describe(Recipe):
+        view.add_row(*row)
+    for name, method in METHODS.items():
+        view.add_section()
+        for key, default, help in describe(method, "method"):
+            view.add_row(key, default, f"{name}: {help}")
+    Console().print(view)
+    raise typer.Exit
+
+
 @app.command()
 @_plain_errors
 def train(
@@ -47,6 +69,10 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/<name> if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run folder that exists.")] = False,
+    keys: Annotated[
+        bool,
+        typer.Option("--keys", is_eager=True, callback=_print_keys, help="Print all recipe keys and stop."),
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Train a recipe: adapter, metrics.json and report.html go to runs/<name>/."""

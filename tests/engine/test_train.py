@@ -126,6 +126,21 @@ def test_the_same_seed_gives_the_same_losses_with_and_without_the_prefix_cache(r
     assert losses(runs[2]) == pytest.approx(losses(runs[0]), rel=1e-4)
 
 
+def test_every_way_to_train_runs(recipe, tmp_path):
+    ways = {
+        "precision": "bfloat16",
+        "scheduler": "constant",
+        "workers": 1,
+        "max_grad_norm": 0,
+        "weight_decay": 0,
+    }
+    metrics = train(recipe(method=HMMOE, train={"max_steps": 10, "evaluations": 1} | ways), tmp_path / "run")
+    assert losses(metrics)[-1] < losses(metrics)[0]
+    rates = [entry["learning_rate"] for entry in metrics["curves"]["train"]]
+    assert rates[0] == 0
+    assert rates[2:] == [1e-2] * 8
+
+
 def test_head_and_adapter_may_have_their_own_rates(recipe, tmp_path):
     parts = assembly.assemble(recipe(train={"learning_rate": 1e-3, "head_learning_rate": 1e-1}))
     trainer = trainers.RunTrainer(

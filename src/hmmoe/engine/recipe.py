@@ -6,7 +6,7 @@
     method: {name: hmmoe, budget: 0.06, points: 4}    # options go to the method
     train:  {epochs: 6, batch_size: 32, learning_rate: 3e-3}
 
-The help of every field stands beside it; `hmmoe train --help` prints them. Strings may hold `{data_root}`.
+The help of every field stands beside it; `hmmoe train --keys` prints them. Strings may hold `{data_root}`.
 """
 
 import dataclasses

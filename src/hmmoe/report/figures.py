@@ -73,7 +73,7 @@ def routing_map(routing: Mapping[str, Any]) -> str:
     experts, points = routing["experts"], routing["points"]
     streams = sorted({stream for point in points for stream in point})
     kinds = [name.rpartition(" ")[0] for name in experts]
-    top = max(max(weights) for point in points for weights in point.values())
+    top = max(2 / len(experts), *(max(weights) for point in points for weights in point.values()))
     with plt.rc_context({**STYLE, "axes.grid": False}):
         width = 1.0 + len(streams) * max(2.6, 0.42 * len(experts))
         figure, axes = plt.subplots(

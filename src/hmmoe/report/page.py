@@ -2,6 +2,7 @@
 
 import base64
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def write_report(
         loader=PackageLoader("hmmoe", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     pages.filters["uri"] = data_uri
+    pages.tests["strip"] = is_strip
     routing = metrics.get("routing")
     text = pages.get_template("report.html.jinja").render(
         recipe=recipe,
@@ -50,3 +52,9 @@ def write_report(
 def data_uri(data: bytes, kind: str) -> str:
     """A picture or a sound as a `data:` address, so that the page needs no other file."""
     return f"data:{MIME[kind]};base64,{base64.b64encode(data).decode()}"
+
+
+def is_strip(png: bytes) -> bool:
+    """Is this picture a strip of frames, much wider than high? (Width and height stand in a PNG's header.)"""
+    width, height = struct.unpack(">II", png[16:24])
+    return width > 4 * height
