@@ -378,3 +378,32 @@ def test_damaged_and_foreign_files_say_so(tmp_path):
     refused("holds no adapter_model.safetensors")
     with pytest.raises(ValueError, match="holds no adapter_config.json"):
         hmmoe.from_pretrained(pair(), tmp_path.parent)
+
+
+def test_streams_of_different_groups_get_layers_of_their_own(tmp_path):
+    def build():
+        torch.manual_seed(0)
+        towers = {m: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2) for m in "ast"}
+        return hmmoe.MultimodalModel(towers, Mean(), groups=[["s"], ["a", "t"]])
+
+    class Mean(nn.Module):
+        def forward(self, states, masks):
+            return sum(x.mean(1) for x in states.values())
+
+        def loss(self, logits, labels):
+            return ((logits - labels) ** 2).mean()
+
+    inputs = {m: {"src": torch.randn(4, 5, 8)} for m in "ast"}
+    model = hmmoe.get_peft_model(build(), hmmoe.HMMoEConfig(rank=2))
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        model(**inputs, labels=torch.randn(4, 8)).loss.backward()
+        optimiser.step()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert not [n for n, p in trained.items() if p.grad is None or not p.grad.any()]
+    assert {frozenset(p) for p in model.peft_config["default"].points} == {frozenset("s"), frozenset("at")}
+    model.eval().save_pretrained(tmp_path)
+    again = hmmoe.from_pretrained(build(), tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits)

@@ -109,8 +109,6 @@ class HMMoEConfig(PeftConfig):
             )
         if isinstance(self.points, int) and self.points < 1:
             raise ValueError(f"points must be at least 1, got {self.points}")
-        if isinstance(self.points, list) and len({frozenset(p) for p in self.points}) > 1:
-            raise ValueError(f"every fusion point must name a block of the same streams, got {self.points}")
         for name in ("latents", "exact_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

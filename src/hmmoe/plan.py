@@ -61,24 +61,25 @@ def make_plan(model: nn.Module, config: HMMoEConfig) -> Plan:
             raise ValueError(
                 f"these adapters were made for a tower {m!r} of {depth} blocks; this model's has {depths[m]} ({blocks[m][0]} …)"
             )
-    points = _points(config, blocks, depths)
+    points = _by_group(_points(config, blocks, depths), getattr(model, "groups", None))
     if config.spans is not None and any(len(set(point.values())) > 1 for point in points):
         raise ValueError(
             f"streams that are spans of one sequence meet in one block, got points={config.points}"
         )
-    widths = [
-        {m: _width(model, config, m, blocks[m][i], j, len(points)) for m, i in p.items()}
-        for j, p in enumerate(points)
-    ]
+    widths: list[dict[str, int]] = []
+    for point in points:
+        turn = {m: sum(m in earlier for earlier in widths) for m in point}  # which of the stream's own points this is
+        total = {m: sum(m in p for p in points) for m in point}
+        widths.append({m: _width(model, config, m, blocks[m][i], turn[m], total[m]) for m, i in point.items()})
     return Plan(blocks, points, widths)
 
 
 def resolved(config: HMMoEConfig, plan: Plan, rank: int) -> dict[str, Any]:
     """The fields that a plan settles, as they are saved."""
-    streams = sorted(plan.points[0])
+    streams = sorted({m for point in plan.points for m in point})
     return {
         "points": plan.points,
-        "widths": {m: [w[m] for w in plan.widths] for m in streams},
+        "widths": {m: [w[m] for w in plan.widths if m in w] for m in streams},
         "depths": {m: len(plan.blocks[m]) for m in streams},
         "rank": rank,
         "budget": None,
@@ -130,6 +131,14 @@ def _points(
     if len({len(s) for s in by_stage.values()}) == 1 and len(next(iter(by_stage.values()))) > 1:
         return spread_by_stage(by_stage)
     return spread(depths)
+
+
+def _by_group(points: list[dict[str, int]], groups: list[list[str]] | None) -> list[dict[str, int]]:
+    """Streams that never see each other get fusion points of their own, so that no expert waits for what cannot come."""
+    if not groups or len(groups) == 1:
+        return points
+    split = [{m: point[m] for m in group if m in point} for point in points for group in groups]
+    return [point for point in split if point]
 
 
 def _width(model: nn.Module, config: HMMoEConfig, m: str, path: str, point: int, points: int) -> int:

@@ -16,7 +16,7 @@ from hmmoe.streams.lockstep import Link, arrive, running
 class Swap(nn.Module):
     """Every stream's update is the mean of all streams' tokens; remembers what it was given."""
 
-    def forward(self, states, masks):
+    def forward(self, states, masks, steps=1):
         self.seen = {m: tuple(x.shape) for m, x in states.items()}, masks
         total = sum(x.mean(1, keepdim=True) for x in states.values())
         return {m: total.expand_as(x) for m, x in states.items()}, Routing(
