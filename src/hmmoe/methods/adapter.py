@@ -1,10 +1,11 @@
-"""Adapters in sequence (Houlsby et al., arXiv 1902.00751): h ← h + U φ(D h + d) + u, on what a sublayer returns.
+"""Adapters in sequence (Houlsby et al., arXiv 1902.00751): h ← h + U φ(D h + d) + u after each sublayer.
 
     attention ─► out ─► A ─► + residual,      fc1 ─► φ ─► fc2 ─► A ─► + residual
 
-Two per transformer block, before the residual sums, as published; one per block without attention (convolutions). It
-departs from the published code in the start: U = u = 0, so the adapted model begins as the frozen one exactly instead
-of nearly. The norms of the block stay frozen, which keeps the share to what `rank` says (published: trained).
+Two per transformer block, before the residual sums, as published; one per block without attention
+(convolutions). It departs from the published code in the start: U = u = 0, so the adapted model begins as
+the frozen one exactly instead of nearly. The norms of the block stay frozen, which keeps the share to what
+`rank` says (published: trained).
 """
 
 from dataclasses import dataclass

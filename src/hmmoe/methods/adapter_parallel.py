@@ -1,9 +1,9 @@
-"""Parallel adapters (AdaptFormer: Chen et al., arXiv 2205.13535): y = MLP(x) + s · (U relu(D x + d) + u), s = 0.1.
+"""AdaptFormer (Chen et al., arXiv 2205.13535): y = MLP(x) + s · (U relu(D x + d) + u), s = 0.1, in parallel.
 
-As published there is one per block, beside the MLP, with U = u = d = 0 at the start and no norm of its own. It departs
-from the published code in what it reads: x is the input of the MLP's first layer, so in pre-norm blocks it comes after
-the norm (as in He et al., arXiv 2110.04366), since unmodified blocks have no seam before it. A block without an MLP (some
-convolutions) has its adapter beside its last layer.
+As published there is one per block, beside the MLP, with U = u = d = 0 at the start and no norm of its own.
+It departs from the published code in what it reads: x is the input of the MLP's first layer, so in pre-norm
+blocks it comes after the norm (as in He et al., arXiv 2110.04366), since unmodified blocks have no seam
+before it. A block without an MLP (some convolutions) has its adapter beside its last layer.
 """
 
 from dataclasses import dataclass, field

@@ -1,18 +1,21 @@
-"""AVMoE (Cheng et al., NeurIPS 2024; code yingchengy/AVMOE). For a stream x reading another y:
+"""AVMoE (Cheng et al., NeurIPS 2024; code yingchengy/AVMOE). For a stream x that reads y:
 
     y₁ = fc(Wtok · y)                                      as in DG-SCT
-    p  = softmax(MLP([mean(x); mean(y₁)]))                 one weight per sample and expert, MLP of widths 128 and 32
+    p  = softmax(MLP([mean(x); mean(y₁)]))                 per sample and expert; MLP of widths 128 and 32
     Δx = Σ_e p_e Expert_e(x, y₁)                           dense: all experts run
 
     cross-modal expert   LAVISH's adapter on (x, y₁)
     uni-modal expert     gate · LN(BN(up(BN(down(LN(x))))))      the same without latent tokens and activation
 
-It departs from the published code where that cannot meet a budget (90.6 M parameters on stages 1 and 3 alone):
-- no Wtok, a low-rank fc, `rank` channels per group instead of C/8, one adapter per fusion point and direction, as in
-  `dg_sct` and for the same reasons;
-- the router's MLP is at most as wide as `rank` (and at least 4) instead of 128, and a quarter of that instead of 32.
-What is published for AVE is kept: one expert of each kind, no attention in front of the uni-modal one, no noise and no
-load balancing. The published module whole, for counting: `AVMoEAdapter(…, router=(128, 32), rank=None, tokens=…)`.
+It departs from the published code where that cannot meet a budget (90.6 M parameters on stages 1 and 3
+alone):
+- no Wtok, a low-rank fc, `rank` channels per group instead of C/8, one adapter per fusion point and
+  direction, as in `dg_sct` and for the same reasons;
+- the router's MLP is at most as wide as `rank` (and at least 4) instead of 128, and a quarter of that
+  instead of 32.
+What is published for AVE is kept: one expert of each kind, no attention in front of the uni-modal one, no
+noise and no load balancing. The published module whole, for counting: `AVMoEAdapter(…, router=(128, 32),
+rank=None, tokens=…)`.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""DG-SCT (Duan et al., NeurIPS 2023, arXiv 2311.05152; code haoyi-duan/DG-SCT). For a stream x reading another y:
+"""DG-SCT (Duan et al., NeurIPS 2023, arXiv 2311.05152; code haoyi-duan/DG-SCT). For a stream x that reads y:
 
     y₁ = fc(Wtok · y)                                      both axes of y brought to those of x
     x₁ = LAVISH's latent-token attention of x on y₁
@@ -8,15 +8,16 @@
     x₂ = x₁ ∘ (α c + β σ(s) + 1 - α)
     Δx = LAVISH's gated bottleneck of x₂
 
-It departs from the published code where that cannot meet a budget of some per cent (188.5 M parameters for 226.5 M of
-frozen towers, see `published`):
-- no Wtok: a matrix over tokens ties the adapter to one resolution and holds 81 M of them. Nothing after y₁ needs as many
-  tokens as x has;
-- fc and the attentions' matrices (C x C and C x C/2) have `rank` in the place of C and half of it in the place of C/2,
-  104 M otherwise;
-- the bottleneck has `rank` channels per group, instead of C/8; one adapter per fusion point and direction (see `fused`);
-- the tokens' map that only the last published adapters pass on to the AVE head is not made, nor are the temporal part
-  (a module after the encoders, part of the head) and `gate_tk`, which has no gradient.
+It departs from the published code where that cannot meet a budget of some per cent (188.5 M parameters for
+226.5 M of frozen towers, see `published`):
+- no Wtok: a matrix over tokens ties the adapter to one resolution and holds 81 M of them. Nothing after y₁
+  needs as many tokens as x has;
+- fc and the attentions' matrices (C x C and C x C/2) have `rank` in the place of C and half of it in the
+  place of C/2, 104 M otherwise;
+- the bottleneck has `rank` channels per group, instead of C/8; one adapter per fusion point and direction
+  (see `fused`);
+- the tokens' map that only the last published adapters pass on to the AVE head is not made, nor are the
+  temporal part (a module after the encoders, part of the head) and `gate_tk`, which has no gradient.
 The published module whole, for counting and comparing: `DGSCTAdapter(…, hidden=C, rank=None, tokens=…)`.
 """
 

@@ -1,7 +1,7 @@
 """Full fine-tuning: every parameter θ of the towers learns, θ ← θ - η ∇L(θ).
 
-Towers stay in eval mode as in all methods here (no dropout, no drifting batch statistics), so that a comparison
-differs in what learns and in nothing else.
+Towers stay in eval mode as in all methods here (no dropout, no drifting batch statistics), so that a
+comparison differs in what learns and in nothing else.
 """
 
 from dataclasses import dataclass

@@ -2,9 +2,10 @@
 
     X_m ← X_m + layer(X_1, …, X_M)_m        after the block of every stream that stands at the point
 
-LAVISH, DG-SCT and AVMoE put two adapters into a block, beside its attention (p1) and beside its MLP (p2), which takes
-code for each encoder. Here towers are unmodified and the states can be read after a block, where DG-SCT and AVMoE put
-the p2 of their audio tower: so there is one adapter per point and direction, and at a budget it is larger for that.
+LAVISH, DG-SCT and AVMoE put two adapters into a block, beside its attention (p1) and beside its MLP (p2),
+which takes code for each encoder. Here towers are unmodified and the states can be read after a block,
+where DG-SCT and AVMoE put the p2 of their audio tower: so there is one adapter per point and direction, and
+at a budget it is larger for that.
 """
 
 from collections.abc import Mapping

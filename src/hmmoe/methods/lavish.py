@@ -1,14 +1,15 @@
-"""LAVISH (Lin et al., CVPR 2023, arXiv 2212.07983; code GenjiB/LAVISH). For a stream x reading another y:
+"""LAVISH (Lin et al., CVPR 2023, arXiv 2212.07983; code GenjiB/LAVISH). For a stream x that reads y:
 
     T' = T + softmax(T yᵀ) y                               K latent tokens T, one head, no scaling
     x₁ = x + gate_av · softmax(x T'ᵀ) T'
-    Δx = gate · LN(BN(up(relu(BN(down(LN(x₁)))))))         down, up in channel groups; both gates 0 at the start
+    Δx = gate · LN(BN(up(relu(BN(down(LN(x₁)))))))         in channel groups; both gates 0 at the start
 
 It departs from the published code where that needs one Swin for both streams:
-- y of another width goes through a linear layer to the width of x first, low-rank where that is smaller (from DG-SCT,
-  whose LAVISH* runs need one too); y of the same width is read as it is, as published.
+- y of another width goes through a linear layer to the width of x first, low-rank where that is smaller
+  (from DG-SCT, whose LAVISH* runs need one too); y of the same width is read as it is, as published.
 - One adapter per fusion point and direction, after the block (see `fused`).
-- A bottleneck of `rank` channels per group for all streams, instead of C/8: that is what the budget solves for.
+- A bottleneck of `rank` channels per group for all streams, instead of C/8: that is what the budget solves
+  for.
 - Masks: padding is not read, and not counted by the batch norms.
 """
 

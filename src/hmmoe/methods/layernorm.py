@@ -1,8 +1,8 @@
 """Norm tuning: y = γ (x - μ) / σ + β, only γ and β of the towers' norms learn.
 
-LAVISH's authors report that it narrows the gap to their adapters; for attention layers alone see Zhao et al.,
-arXiv 2312.11420. Batch and group norms of convolutional towers count as well; their running statistics stay. It has no
-size.
+LAVISH's authors report that it narrows the gap to their adapters; for attention layers alone see Zhao et
+al., arXiv 2312.11420. Batch and group norms of convolutional towers count as well; their running statistics
+stay. It has no size.
 """
 
 from collections.abc import Iterator

@@ -1,10 +1,11 @@
 """A homogeneous mixture of adapters: HMMoE's own layer with the same affine expert E times.
 
-    Z_m = norm(X_m D_m);  Y_e = φ(Z_m) ∘ γ_e + β_e;  ΔX_m = [g_1 Y_1, …, g_E Y_E] U_m
+    ΔX_m = [g_1 Y_1, …, g_E Y_E] U_m,  Y_e = φ(Z_m) ∘ γ_e + β_e        Z_m, g and U as in `hmmoe.layer`
 
-What remains when the experts of HMMoE are all of one uni-modal kind: the router still reads all streams, and everything
-else (norm, start, losses, budget) is HMMoE's, so a comparison tells what heterogeneous experts are worth. Mixtures of one
-kind of adapter are AdaMix (Wang et al., arXiv 2205.12410) and its kin; routing is soft here, as in HMMoE.
+What remains when the experts of HMMoE are all of one uni-modal kind: the router still reads all streams,
+and everything else (norm, start, losses, budget) is HMMoE's, so a comparison tells what heterogeneous
+experts are worth. Mixtures of one kind of adapter are AdaMix (Wang et al., arXiv 2205.12410) and its kin;
+routing is soft here, as in HMMoE.
 """
 
 from dataclasses import dataclass, field

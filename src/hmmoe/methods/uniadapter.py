@@ -1,11 +1,13 @@
-"""UniAdapter (Lu et al., ICLR 2024, arXiv 2302.06605): y_m = MLP(x_m) + s · (U_m relu(D norm(x_m) + d) + u_m), s = 0.1.
+"""UniAdapter (Lu et al., ICLR 2024, arXiv 2302.06605).
 
-One down projection D, d and one norm for all streams of a fusion point, an up projection per stream; parallel to the
-MLP. It departs from the published code where that needs BLIP:
-- BLIP's text encoder has cross-attention layers, with a third up projection and a query residual for their output; frozen
-  towers side by side have none, so both have no place here.
-- BLIP's towers are equally wide. Where ours are not, a narrower stream uses the weights of the first channels of D and of
-  the norm (all of them in towers of one width, as published).
+    y_m = MLP(x_m) + s · (U_m relu(D norm(x_m) + d) + u_m),  s = 0.1
+
+One down projection D, d and one norm for all streams of a fusion point, an up projection per stream;
+parallel to the MLP. It departs from the published code where that needs BLIP:
+- BLIP's text encoder has cross-attention layers, with a third up projection and a query residual for their
+  output; frozen towers side by side have none, so both have no place here.
+- BLIP's towers are equally wide. Where ours are not, a narrower stream uses the weights of the first
+  channels of D and of the norm (all of them in towers of one width, as published).
 - It reads the input of the MLP's first layer, as `adapter_parallel` does and for the same reason.
 All up projections start at zero (published: the text's).
 """

@@ -1,12 +1,13 @@
-"""VL-Adapter (Sung et al., CVPR 2022, arXiv 2112.06825): h ← h + U φ(D h + d) + u, with one D, d, U, u for all streams.
+"""VL-Adapter (Sung et al., CVPR 2022, arXiv 2112.06825): h ← h + U φ(D h + d) + u, the same for all streams.
 
     image  attention ─► A₁ ─► +   MLP ─► A₂ ─► +        the same A₁ and A₂ in both towers at one fusion point,
     text   attention ─► A₁ ─► +   MLP ─► A₂ ─► +        and the norms of the adapted blocks learn too
 
-The published "Single Adapter" is one Houlsby adapter per layer of VL-BART, through which image and text tokens pass alike
-and which all tasks share. A run here has one task and a tower per modality, so what remains of the sharing is that
-between modalities: the streams of a fusion point share their adapters. Where towers differ in width, a narrower one uses
-the weights of the first channels (all of them in towers of one width, as published); a block without attention has A₂
+The published "Single Adapter" is one Houlsby adapter per layer of VL-BART, through which image and text
+tokens pass alike and which all tasks share. A run here has one task and a tower per modality, so what
+remains of the sharing is that between modalities: the streams of a fusion point share their adapters. Where
+towers differ in width, a narrower one uses the weights of the first channels (all of them in towers of one
+width, as published); a block without attention has A₂
 only. U = u = 0 at the start, as in `adapter`.
 """
 
@@ -32,7 +33,7 @@ class VLAdapter(InPlaceBudgeted):
         freeze(model)
         plan = plan_of(model, self.points)
         shared: dict[tuple[int, int], list[tuple[Any, str, int]]] = {}  # (point, seam from the end) -> places
-        norms = {}
+        norms: dict[int, Any] = {}
         for number, point in enumerate(plan.points):
             for stream, index in sorted(point.items()):
                 block = model.get_submodule(plan.blocks[stream][index])

@@ -33,7 +33,7 @@ class Bottleneck(nn.Module):
 
 
 class SharedBottleneck(Bottleneck):
-    """One bottleneck for streams of several widths: (…, d) -> (…, d) by the weights of the first d channels."""
+    """One bottleneck for several widths: (…, d) -> (…, d) by the weights of the first d channels."""
 
     def __init__(self, width: int, size: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__(width, width, size, activation)
@@ -45,7 +45,7 @@ class SharedBottleneck(Bottleneck):
 
 
 class NormedDown(nn.Module):
-    """relu(D norm(x) + d), (…, width) -> (…, size), for streams of several widths as in `SharedBottleneck`."""
+    """relu(D norm(x) + d), (…, width) -> (…, size), for several widths as in `SharedBottleneck`."""
 
     def __init__(self, width: int, size: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What LAVISH, DG-SCT and AVMoE are made of. A target stream is x `(B, N, C)`; what it reads of others y `(B, M, C)`.
+"""What LAVISH, DG-SCT and AVMoE are made of: a stream x `(B, N, C)` reads tokens y `(B, M, C)` of others.
 
 A missing stream has no tokens: attention over them adds nothing, and their mean is zero.
 """
@@ -9,18 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from hmmoe.errors import unknown
-from hmmoe.layer import Routing, masked_mean
+from hmmoe.layer import Routing
 
 Read = Mapping[str, tuple[Tensor, Tensor | None]]  # stream -> its states and its mask
 
 
 class CrossLayer(nn.Module):
-    """One adapter per stream at a fusion point, all reading the states before any update; called as `HMMoELayer` is.
+    """One adapter per stream of a fusion point, all reading the states before any update.
+
+    It is called as `HMMoELayer` is.
 
     Args:
-        widths: stream -> width.
-        adapter: makes the adapter of a stream from its width and the widths of the streams it reads. The adapter is
-            called with x, its mask and a `Read`, and returns its update and its expert weights `(B, E)` or None.
+        widths: stream -> width. adapter: makes the adapter of a stream from its width and the widths of the
+        streams it reads. The adapter is
+            called with x, its mask and a `Read`, and returns its update and its expert weights `(B, E)` or
+            None.
     """
 
     def __init__(
@@ -60,11 +63,9 @@ class Reader(nn.Module):
     """Tokens of the other streams, aligned with x and side by side: y_n ← fc_n(Wtok_n · y_n).
 
     Args:
-        width: C.
-        others: stream -> its width C'.
-        rank: fc goes through this many channels where that takes fewer parameters; None for a full matrix.
-        same: no fc where C' = C.
-        tokens: stream -> (M, N) for Wtok, a 1x1 convolution over tokens as channels, as published: ties the adapter to
+        width: C. others: stream -> its width C'. rank: fc goes through this many channels where that takes
+        fewer parameters; None for a full matrix. same: no fc where C' = C. tokens: stream -> (M, N) for
+        Wtok, a 1x1 convolution over tokens as channels, as published: ties the adapter to
             one resolution.
     """
 
@@ -113,7 +114,7 @@ def aligner(inputs: int, outputs: int, rank: int | None) -> nn.Module:
 
 
 class LatentAttention(nn.Module):
-    """x + gate · softmax(x T'ᵀ) T', with T' = T + softmax(T yᵀ) y for K latent tokens T and a gate that starts at 0."""
+    """x + gate · softmax(x T'ᵀ) T', with T' = T + softmax(T yᵀ) y for K latent tokens T; the gate starts at 0."""
 
     def __init__(self, width: int, latents: int) -> None:
         super().__init__()
@@ -135,14 +136,12 @@ class LatentAttention(nn.Module):
 
 
 class GatedBottleneck(nn.Module):
-    """gate · LN(BN(up(φ(BN(down(LN(x))))))), up and down in channel groups and without bias, the gate 0 at the start.
+    """gate · LN(BN(up(φ(BN(down(LN(x))))))), up and down in channel groups without bias; the gate starts at 0.
 
     Args:
-        width: C.
-        size: channels between down and up.
-        groups: down and up map each of so many slices of the channels by itself (a grouped 1x1 convolution).
-        batch_norm: with both BN.
-        relu: with φ = ReLU; none otherwise.
+        width: C. size: channels between down and up. groups: down and up map each of so many slices of the
+        channels by itself (a grouped 1x1 convolution). batch_norm: with both BN. relu: with φ = ReLU; none
+        otherwise.
     """
 
     def __init__(self, width: int, size: int, groups: int, *, batch_norm: bool, relu: bool = True) -> None:
@@ -195,4 +194,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
 
 def mean_of(y: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over real tokens, `(B, M, C)` -> `(B, C)`; zero where there is none."""
-    return masked_mean(y, mask) if y.shape[1] else y.new_zeros(len(y), y.shape[-1])
+    if mask is None:
+        return y.sum(1) / max(1, y.shape[1])
+    real = mask[..., None].to(y.dtype)
+    return (y * real).sum(1) / real.sum(1).clamp(min=1)

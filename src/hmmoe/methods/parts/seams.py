@@ -1,4 +1,4 @@
-"""Where small adapters go inside an unmodified block: after the layers that write to its residual stream, or beside its MLP.
+"""Where small adapters go inside an unmodified block.
 
     x ─┬─► attention ─► out ─► A ─► + ─┬─► fc1 ─► φ ─► fc2 ─► A ─► +        sequential
        └───────────────────────────────┘└───────────────────────┘
@@ -6,8 +6,8 @@
     x ───► attention ─► out ──────► + ─┬─► fc1 ─► φ ─► fc2 ─► + ──► +       parallel
                                        └─► A ─────────────────┘
 
-Seams are found by shapes, not by names: fc2 is the last layer that writes the block's width, fc1 the layer before it
-that fits. A convolutional block without such a pair has its last layer only.
+Seams are found by shapes, not by names: fc2 is the last layer that writes the block's width, fc1 the layer
+before it that fits. A convolutional block without such a pair has its last layer only.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Seam:
 
 
 def writers(block: nn.Module) -> list[str]:
-    """Names of the layers that write to a block's residual stream: its attention's last projections, its last layer.
+    """Names of the layers that write to a block's residual stream: last projections of attention, last layer.
 
     Raises:
         ValueError: the block's width cannot be read off it.
@@ -147,7 +147,7 @@ class Parallel(_Wrapper):
 
 
 def on_channels(adapter: nn.Module, x: Tensor, first: bool) -> Tensor:
-    """The adapter on the channels of `x`, which are its last axis or, after a convolution, axis 1; in x's precision."""
+    """The adapter on the channels of `x`: its last axis or, after a convolution, axis 1. In x's precision."""
     kind = next(adapter.parameters()).dtype
     given = x.movedim(1, -1) if first else x
     if not torch.is_autocast_enabled(x.device.type):
@@ -170,7 +170,7 @@ def _attentions(block: nn.Module) -> list[str]:
 
 
 def _sizes(layer: nn.Module) -> tuple[int, int] | None:
-    """Channels read and written, of layers that are called as layers (torch's attention reads its projection's weights)."""
+    """Channels read and written; None for what is no layer, or only lends its weights (torch's attention)."""
     if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return None
     if isinstance(layer, nn.Linear):
@@ -178,7 +178,7 @@ def _sizes(layer: nn.Module) -> tuple[int, int] | None:
     if isinstance(layer, nn.modules.conv._ConvNd):
         return layer.in_channels, layer.out_channels
     if type(layer).__name__ == "Conv1D":  # GPT-2's linear layer
-        return layer.weight.shape[0], layer.nf  # type: ignore[return-value]
+        return layer.weight.shape[0], layer.nf  # type: ignore[index, return-value]
     return None
 
 
@@ -189,8 +189,10 @@ def _is_conv(layer: nn.Module) -> bool:
 
 
 def _pointwise(layer: nn.Module) -> bool:
-    return not _is_conv(layer) or (layer.groups == 1 and set(layer.kernel_size) == {1})  # type: ignore[arg-type]
+    return not isinstance(layer, nn.modules.conv._ConvNd) or (
+        layer.groups == 1 and set(layer.kernel_size) == {1}
+    )
 
 
 def _strides(layer: nn.Module) -> bool:
-    return _is_conv(layer) and set(layer.stride) != {1}  # type: ignore[arg-type]
+    return isinstance(layer, nn.modules.conv._ConvNd) and set(layer.stride) != {1}
