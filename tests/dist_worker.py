@@ -1,7 +1,7 @@
 """One process of `test_dist`: train, save the adapter, and let the first process write the losses.
 
-`trainer` is transformers' Trainer (DDP where there are two processes); `loop` is a plain loop, sharded by FSDP2 where
-there are two, since accelerate leaves FSDP out on the CPU.
+`trainer` is transformers' Trainer (DDP where there are two processes); `loop` is a plain loop, sharded by
+FSDP2 where there are two, since accelerate leaves FSDP out on the CPU.
 """
 
 import json

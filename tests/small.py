@@ -29,7 +29,7 @@ class LinearHead(nn.Module):
 
 
 def pair(dropout: float = 0.0, text_layers: int = 2) -> MultimodalModel:
-    """CLIP's vision tower (4 blocks, width 16) and a BERT (2 blocks, width 24), always with the same weights."""
+    """CLIP's vision tower (4 blocks, width 16) and a BERT (2, width 24), always with the same weights."""
     torch.manual_seed(0)
     image = tf.CLIPVisionModel(
         tf.CLIPVisionConfig(

@@ -1,4 +1,4 @@
-"""Unmodified transformers encoders of many families, tiny and with random weights: all of them can meet another tower."""
+"""Unmodified transformers encoders of many families, tiny and with random weights: all can meet another."""
 
 import pytest
 import torch
@@ -256,7 +256,7 @@ FAMILIES = {
 
 
 class MeanHead(nn.Module):
-    """Every stream's mean token, added up over channels and streams: reaches all states and has one parameter."""
+    """Every stream's states, each weighted by its place, added up: reaches all, with one parameter."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -182,7 +182,7 @@ def test_adapters_added_in_eval_mode_stay_in_it():
 def test_merging_is_refused_and_unloading_offered():
     model = hmmoe.get_peft_model(pair(), HMMoEConfig(rank=2))
     for merge in (model.merge_and_unload, model.base_model.merge_adapter):
-        with pytest.raises(NotImplementedError, match="cannot be merged.*use unload"):
+        with pytest.raises(NotImplementedError, match=r"cannot be merged.*use unload"):
             merge()
     base = wake(model).unload()
     same(answer(base), answer(pair()))
@@ -367,23 +367,25 @@ def test_damaged_and_foreign_files_say_so(tmp_path):
     file.write_bytes(b"PK\x03\x04 not at all")
     refused("cut short or no safetensors file")
     save_file({"base_model.model.x.lora_A.weight": torch.zeros(1)}, file)
-    refused("holds no weights for")
+    refused("no weights for")
     save_file({k: v for k, v in weights.items() if k != some}, file)
-    refused("holds no weights for")
+    refused("no weights for")
     save_file({**weights, some: torch.zeros(1)}, file)
     refused(r"is \(1,\) there")
     save_file({**weights, some.replace("layers.1", "layers.9"): torch.zeros(1)}, file)
     refused("no place for")
     file.unlink()
     refused("holds no adapter_model.safetensors")
-    with pytest.raises(ValueError, match="holds no adapter_config.json"):
+    with pytest.raises(ValueError, match=r"holds no adapter_config.json"):
         hmmoe.from_pretrained(pair(), tmp_path.parent)
 
 
 def test_streams_of_different_groups_get_layers_of_their_own(tmp_path):
     def build():
         torch.manual_seed(0)
-        towers = {m: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2) for m in "ast"}
+        towers = {
+            m: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2) for m in "ast"
+        }
         return hmmoe.MultimodalModel(towers, Mean(), groups=[["s"], ["a", "t"]])
 
     class Mean(nn.Module):

@@ -9,8 +9,9 @@ from transformers import TrainerCallback
 class RoutingCallback(TrainerCallback):
     """Adds the auxiliary losses and the use of experts to every log of training.
 
-    Keys: `aux_loss` (as it stands in the loss), `balance`, `z`, and `experts/<stream>/<number>`, the mean weight of an
-    expert over samples and fusion points; experts are numbered in the order of `hmmoe.experts.EXPERTS`.
+    Keys: `aux_loss` (as it stands in the loss), `balance`, `z`, and `experts/<stream>/<number>`, the mean
+    weight of an expert over samples and fusion points; experts are numbered in the order of
+    `hmmoe.experts.EXPERTS`.
     """
 
     def on_log(
@@ -26,7 +27,7 @@ class RoutingCallback(TrainerCallback):
 
 def routing_log(model: nn.Module) -> dict[str, float]:
     """The numbers of `RoutingCallback` for the last forward of an adapted model; empty if there was none."""
-    root = next((m for m in model.modules() if "hmmoe_last" in m.__dict__), None)
+    root: Any = next((m for m in model.modules() if "hmmoe_last" in m.__dict__), None)
     if root is None:
         return {}
     last = root.hmmoe_last

@@ -54,7 +54,7 @@ class ContainerConfig(dict):
 
 
 class FrozenTowers(nn.Module):
-    """Base of models that own frozen towers: freezing, eval mode, activation checkpointing, block-wise compile."""
+    """Base of models that own frozen towers: eval mode, activation checkpointing, block-wise compile."""
 
     is_gradient_checkpointing = False
     accepts_loss_kwargs = False  # Trainer: our keyword arguments are streams
@@ -65,7 +65,7 @@ class FrozenTowers(nn.Module):
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "FrozenTowers":
-        """Training mode for the head and all adapters; towers stay in eval mode (no dropout, no drifting statistics)."""
+        """Training mode for head and adapters; towers stay in eval mode (no dropout, no drift)."""
         super().train(mode)
         for tower in self.tower_modules().values():
             _eval_but_adapters(tower, mode)
@@ -74,7 +74,7 @@ class FrozenTowers(nn.Module):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict | None = None, **_: Any
     ) -> None:
-        """Recompute every block in the backward pass, in eval mode as well (transformers' own switch waits for training mode)."""
+        """Recompute every block in the backward pass (transformers' own switch waits for training mode)."""
         self.gradient_checkpointing_disable()
         options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
         for block in self._blocks():
@@ -118,11 +118,13 @@ class MultimodalModel(FrozenTowers):
     """Towers and a head.
 
     Args:
-        towers: stream -> encoder, frozen here and kept in eval mode. It returns a tensor, a tuple that starts with one,
-            or a ModelOutput with `last_hidden_state`.
-        head: `head(states, masks) -> logits` and `head.loss(logits, labels) -> scalar`; states as in `MultimodalOutput`,
-            masks stream -> bool `(B, N)` (`(B, T, N)` where folded), True for real tokens, or None for all real.
-        folded: streams whose inputs carry one more axis, `(B, T, ...)`: frames or segments, run as `B * T` rows.
+        towers: stream -> encoder, frozen here and kept in eval mode. It returns a tensor, a tuple that starts
+            with one, or a ModelOutput with `last_hidden_state`.
+        head: `head(states, masks) -> logits` and `head.loss(logits, labels) -> scalar`; states as in
+            `MultimodalOutput`, masks stream -> bool `(B, N)` (`(B, T, N)` where folded), True for real
+            tokens, or None for all real.
+        folded: streams whose inputs carry one more axis, `(B, T, ...)`: frames or segments, run as `B * T`
+            rows.
         groups: streams of different groups never see each other; None for one group of all.
 
     Raises:
@@ -175,17 +177,18 @@ class MultimodalModel(FrozenTowers):
         Args:
             labels: what `head.loss` takes; without them there is no loss.
             index: `(B,)` rows of the data set, read by `PrefixCache` only.
-            present: stream -> `(B,)` bool, False where a sample lacks the stream (its inputs are then any filler).
+            present: stream -> `(B,)` bool, False where a sample lacks the stream (its inputs are then any
+                filler).
             output_states: return the streams' final states too.
-            inputs: stream -> keyword inputs of its tower, `(B, ...)`, or `(B, T, ...)` where folded. A stream left out
-                or None is missing.
+            inputs: stream -> keyword inputs of its tower, `(B, ...)`, or `(B, T, ...)` where folded. A stream
+                left out or None is missing.
 
         Raises:
             ValueError: unknown streams, none at all, or batch sizes that do not fit.
         """
         streams, folds, batch = self._check(inputs, present)
         present = {m: there.bool() for m, there in (present or {}).items() if m in streams}
-        calls = {m: partial(self.towers[m], **self._unfolded(m, inputs[m])) for m in streams}
+        calls = {m: partial(self.towers[m], **self._unfolded(m, inputs[m] or {})) for m in streams}
         outputs: dict[str, Any] = {}
         memory = nullcontext() if self.prefix_cache is None else self.prefix_cache.batch(index, streams)
         with memory:
@@ -206,7 +209,8 @@ class MultimodalModel(FrozenTowers):
                 mask = None if mask is None else mask.unflatten(0, (batch, folds[m]))
             states[m], masks[m] = tokens, mask
         logits = self.head(states, masks)
-        loss = None if labels is None else self.head.loss(logits, labels)
+        head: Any = self.head
+        loss = None if labels is None else head.loss(logits, labels)
         return MultimodalOutput(loss=loss, logits=logits, states=states if output_states else None)
 
     def _check(
@@ -227,7 +231,7 @@ class MultimodalModel(FrozenTowers):
             leads = {k: tuple(v.shape[:axes]) for k, v in tensors.items()}
             if len(set(leads.values())) > 1 or any(len(lead) < axes for lead in leads.values()):
                 raise ValueError(
-                    f"inputs of stream {m!r} must all start with {'(B, T)' if axes == 2 else '(B,)'}, got {leads}"
+                    f"inputs of stream {m!r} must all start with {['(B,)', '(B, T)'][axes - 1]}, got {leads}"
                 )
             lead = next(iter(leads.values()))
             batches[m], folds[m] = lead[0], lead[1] if axes == 2 else 1
@@ -251,7 +255,7 @@ class MultimodalModel(FrozenTowers):
         return x if x.dim() == 3 else to_tokens(x, *_grid(self.towers[m], x))
 
     def _final_mask(self, m: str, inputs: Mapping[str, Any], tokens: Tensor) -> Tensor | None:
-        """The padding mask of a tower's output; None where its length is no longer that of the mask it was given."""
+        """The padding mask of a tower's output; None where the given one no longer fits its length."""
         told = inputs.get("attention_mask")
         if not isinstance(told, Tensor) or told.dim() != 2:
             return None
@@ -278,7 +282,7 @@ class _Recompute:
 
 
 def _eval_but_adapters(module: nn.Module, mode: bool) -> None:
-    """Eval mode for a frozen tower; what adapter wrappers (modules with a `base_layer`, PEFT's way) added follows `mode`."""
+    """Eval mode for a frozen tower; what wrappers (with a `base_layer`, as PEFT's) add follows `mode`."""
     wrapper = isinstance(getattr(module, "base_layer", None), nn.Module)
     kept = "original_module" if hasattr(module, "modules_to_save") else "base_layer"
     module.training = mode if wrapper else False

@@ -27,8 +27,8 @@ from hmmoe.streams.record import RECORD, note
 class HMMoEBlock(nn.Module, BaseTunerLayer):
     """A block whose output is updated at its fusion points, one per adapter.
 
-    A fusion point's `HMMoELayer` is a submodule of the wrapper of its first stream by name; the other streams' wrappers
-    know it through their `Link`.
+    A fusion point's `HMMoELayer` is a submodule of the wrapper of its first stream by name; the other
+    streams' wrappers know it through their `Link`.
 
     Args:
         base_layer: the block.

@@ -1,6 +1,6 @@
 """JointModel: a model whose forward calls one tower after the other, its towers brought into lockstep.
 
-towers side by side, in lockstep ──► outputs kept ──► joint forward, where each tower answers with what is kept
+towers side by side, in lockstep ──► outputs kept ──► joint forward, towers answering with what is kept
 """
 
 import inspect
@@ -18,12 +18,13 @@ from hmmoe.streams.lockstep import lockstep, running
 class JointModel(FrozenTowers):
     """A joint model such as CLIPModel, unmodified, whose towers can meet.
 
-    The forward takes the joint model's own arguments and returns its own output. Arguments go to towers by name, as the
-    towers' signatures have them.
+    The forward takes the joint model's own arguments and returns its own output. Arguments go to towers by
+    name, as the towers' signatures have them.
 
     Args:
         joint: the model; all of it is frozen.
-        towers: stream -> path of its tower in the model, e.g. `{"image": "vision_model", "text": "text_model"}`.
+        towers: stream -> path of its tower in the model, e.g. `{"image": "vision_model", "text":
+            "text_model"}`.
 
     Raises:
         ValueError: a path is not there.
@@ -79,11 +80,12 @@ class JointModel(FrozenTowers):
 
 
 class _Kept:
-    """A tower's interceptor: it runs the tower (alone if called alone), or answers with the output that is kept."""
+    """A tower's interceptor: runs the tower (alone if called alone), or answers with what is kept."""
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
-        self.drop()
+        self.output: Any = None
+        self.inputs: Mapping[str, Any] | None = None
 
     def keep(self, output: Any, inputs: Mapping[str, Any]) -> None:
         self.output, self.inputs = output, inputs
@@ -95,13 +97,14 @@ class _Kept:
         if self.inputs is None:
             if running():
                 return inner(*args, **kwargs)
-            return lockstep({self.stream: partial(inner, *args, **kwargs)})[self.stream]  # e.g. get_image_features
+            # called by itself, as get_image_features does
+            return lockstep({self.stream: partial(inner, *args, **kwargs)})[self.stream]
         changed = [k for k, v in kwargs.items() if isinstance(v, Tensor) and self.inputs.get(k) is not v]
         if args or changed:
             what = ", ".join(changed) or "positional inputs"
             raise RuntimeError(
-                f"the joint model calls tower {self.stream!r} with {what} of its own making, so the tower cannot run first; "
-                "compose the towers with MultimodalModel instead"
+                f"the joint model calls tower {self.stream!r} with {what} of its own making, so the tower "
+                "cannot run first; compose the towers with MultimodalModel instead"
             )
         return self.output
 

@@ -6,8 +6,8 @@ from peft.utils.peft_types import PeftType
 def add_peft_type(name: str) -> PeftType:
     """The member of that name, added if it is not there yet.
 
-    `PeftType` is an `Enum` of strings without a way to extend it, but PEFT asks it, by value, for the type of every
-    config it reads. The member is made as `Enum` makes its own.
+    `PeftType` is an `Enum` of strings without a way to extend it, but PEFT asks it, by value, for the type of
+    every config it reads. The member is made as `Enum` makes its own.
     """
     if name in PeftType.__members__:
         return PeftType[name]

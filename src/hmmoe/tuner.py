@@ -1,13 +1,12 @@
-"""HMMoE as a PEFT method: get_peft_model, save_pretrained, several named adapters and the rest work as they do for LoRA.
+"""HMMoE as a PEFT method: get_peft_model, save_pretrained, named adapters and the rest work as for LoRA.
 
-The tuner makes one `HMMoELayer` per fusion point and wraps the blocks that stand there. Two hooks on the adapted model
-collect the routing of a forward and add the auxiliary losses to its loss in training.
+The tuner makes one `HMMoELayer` per fusion point and wraps the blocks that stand there. Two hooks on the
+adapted model collect the routing of a forward and add the auxiliary losses to its loss in training.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -37,7 +36,16 @@ __all__ = [
     "get_peft_model",
 ]
 
-_OPTIONS = ("experts", "router", "top_k", "latents", "exact_tokens", "sample_context", "dropout", "modality_dropout")
+_OPTIONS = (
+    "experts",
+    "router",
+    "top_k",
+    "latents",
+    "exact_tokens",
+    "sample_context",
+    "dropout",
+    "modality_dropout",
+)
 
 
 class HMMoEModel(BaseTuner):
@@ -54,7 +62,7 @@ class HMMoEModel(BaseTuner):
             self.model.register_forward_hook(close_record, always_call=True)
         self.model.train(self.model.training)  # towers in eval mode, new adapters not
 
-    def _prepare_adapter_config(self, peft_config: HMMoEConfig, model_config: dict) -> HMMoEConfig:
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> HMMoEConfig:
         """The config with everything read off the model settled; the given one stays as it is."""
         adapter = next(name for name, config in self.peft_config.items() if config is peft_config)
         if peft_config.sample_context is None:
@@ -64,7 +72,9 @@ class HMMoEModel(BaseTuner):
         rank = peft_config.rank
         if rank is None:
             assert peft_config.budget is not None
-            backbone = self.parameter_counts()["backbone"] - self._future_head(peft_config.modules_to_save or [])
+            backbone = self.parameter_counts()["backbone"] - self._future_head(
+                peft_config.modules_to_save or []
+            )
             rank = solve_rank(peft_config.budget, backbone, self._plan.widths, **options)
         config = replace(peft_config, **resolved(peft_config, self._plan, rank))
         self._made: dict[int, HMMoELayer] = {}
@@ -72,22 +82,24 @@ class HMMoEModel(BaseTuner):
         return config
 
     def _future_head(self, modules_to_save: list[str]) -> int:
-        """Parameters of the modules that PEFT is about to train beside the adapters, where they count as backbone yet."""
+        """Parameters of modules that PEFT is about to train, where they still count as backbone."""
         if isinstance(self.model, FrozenTowers):
             return 0
-        heads = [m for path, m in self.model.named_modules() if path and path.rpartition(".")[2] in modules_to_save]
+        heads = [
+            m for path, m in self.model.named_modules() if path and path.rpartition(".")[2] in modules_to_save
+        ]
         return sum({id(p): p.numel() for head in heads for p in head.parameters()}.values())
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        _release_namesakes(model, self.peft_config[adapter_name].modules_to_save or [])
+        _release_namesakes(model, getattr(self.peft_config[adapter_name], "modules_to_save", None) or [])
 
     def _check_target_module_exists(self, peft_config: HMMoEConfig, key: str) -> bool:  # type: ignore[override]
         return key in self._plan.paths
 
     def _create_and_replace(
         self,
-        peft_config: HMMoEConfig,
+        peft_config: Any,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
@@ -127,8 +139,8 @@ class HMMoEModel(BaseTuner):
     def _check_merge_allowed(self) -> None:
         raise NotImplementedError(NO_MERGE)
 
-    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
-        model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        model: Any = super()._unload_and_optionally_merge(merge, *args, **kwargs)
         for hooks, hook in ((model._forward_pre_hooks, open_record), (model._forward_hooks, close_record)):
             for number in [n for n, h in hooks.items() if h is hook]:
                 del hooks[number]
@@ -153,9 +165,7 @@ class HMMoEModel(BaseTuner):
         extra = sorted(k for k in loaded if ".hmmoe_layers." in k and k not in own)
         if missing:
             also = f" (it holds {extra[0]})" if extra else ""
-            raise ValueError(
-                f"the adapter file was made for other towers: it holds no weights for {missing[0]}{also}"
-            )
+            raise ValueError(f"the adapter file was made for other towers: no weights for {missing[0]}{also}")
         if extra:
             raise ValueError(
                 f"the adapter file was made for other towers: this model has no place for {extra[0]}"
@@ -169,7 +179,7 @@ class HMMoEModel(BaseTuner):
         return loaded
 
     def parameter_counts(self) -> dict[str, int]:
-        """Numbers of parameters: backbone, adapter, router (of the active adapters) and head (trained modules besides)."""
+        """Numbers of parameters: backbone, adapter, router (of active adapters), head (other trained)."""
         counts = {"backbone": 0, "adapter": 0, "router": 0, "head": 0}
         seen: set[int] = set()
 
@@ -184,9 +194,9 @@ class HMMoEModel(BaseTuner):
 
         for module in self.model.modules():
             if isinstance(module, HMMoEBlock):
-                for adapter, layer in module.hmmoe_layers.items():
+                for adapter, layer in module.hmmoe_layers.named_children():
                     if adapter in module.active_adapters:
-                        count(layer.router, "router")
+                        count(layer.get_submodule("router"), "router")
                         count(layer, "adapter")
                     skip(layer)
             elif isinstance(module, AuxiliaryTrainingWrapper):
@@ -212,7 +222,7 @@ class HMMoEModel(BaseTuner):
         return next((weights[a] for a in self.active_adapters if a in weights), {})
 
     def first_nonfinite(self, **inputs: Any) -> str | None:
-        """Where a forward of these inputs first goes wrong: the fusion point and stream whose update is not finite.
+        """Where a forward of these inputs goes wrong: the first fusion point and stream with a bad update.
 
         Runs the model once, without gradients; None if all updates are finite.
         """
@@ -237,7 +247,7 @@ class HMMoEPeftModel(PeftModel):
 
     def parameter_report(self) -> str:
         """The line that `print_trainable_parameters` prints."""
-        counts = self.base_model.parameter_counts()
+        counts = cast(HMMoEModel, self.base_model).parameter_counts()
         added = counts["adapter"] + counts["router"]
         said = ", ".join(f"{part} {n:,}" for part, n in counts.items())
         return f"{said}; adapters / (backbones + adapters) = {added / (counts['backbone'] + added):.2%}"
@@ -247,8 +257,8 @@ def get_peft_model(model: nn.Module, config: Any, adapter_name: str = "default",
     """PEFT's `get_peft_model`; importing it from here makes HMMoE known to PEFT.
 
     Args:
-        model: a `MultimodalModel`, a joint model from `MultimodalModel.from_joint`, or with `spans` any model of one
-            sequence.
+        model: a `MultimodalModel`, a joint model from `MultimodalModel.from_joint`, or with `spans` any model
+            of one sequence.
         config: an `HMMoEConfig`, or any other PEFT config.
         adapter_name: its name.
         kwargs: PEFT's.
@@ -298,7 +308,7 @@ def _check_file(folder: Path) -> None:
 
 
 def _release_namesakes(model: nn.Module, modules_to_save: list[str]) -> None:
-    """PEFT wraps every module whose path ends in a name, so also the `head` that a tower has; unwrap those again."""
+    """PEFT wraps every module whose path ends in a name, also the `head` that a tower has; unwrap those."""
     wrapped = {path: m for path, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)}
     for path, wrapper in wrapped.items():
         name = path.rpartition(".")[2]

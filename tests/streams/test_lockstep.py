@@ -110,7 +110,7 @@ def test_a_tower_that_skips_its_point_is_an_error_and_leaves_nothing_behind():
         finally:
             left.append("a")
 
-    with pytest.raises(RuntimeError, match="'a' waits at fusion point 0, 'b' has ended.*layer drop"):
+    with pytest.raises(RuntimeError, match=r"'a' waits at fusion point 0, 'b' has ended.*layer drop"):
         lockstep({"a": waits, "b": lambda: None})
     assert left == ["a"]
     assert not running()

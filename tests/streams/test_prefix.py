@@ -100,7 +100,7 @@ def test_rows_of_another_length_are_an_error():
     two["text"] = {k: v[:, :4] for k, v in two["text"].items()}
     with PrefixCache(model):
         model(**one)
-        with pytest.raises(ValueError, match="tower 'text'.*pad its inputs to a fixed length"):
+        with pytest.raises(ValueError, match=r"tower 'text'.*pad its inputs to a fixed length"):
             model(**two)
 
 

@@ -1,4 +1,4 @@
-"""Where frozen towers meet: their blocks, fusion points, tensor layouts, lockstep and the memory of frozen prefixes."""
+"""Where frozen towers meet: blocks, fusion points, layouts, lockstep, and the memory of frozen prefixes."""
 
 from hmmoe.streams.layouts import to_tokens
 from hmmoe.streams.lockstep import lockstep

@@ -1,8 +1,8 @@
 """Stand in for a module's forward without changing its path, class or parameters, and step back again.
 
-An interceptor is called as `interceptor(inner, *args, **kwargs)` with the forward it stands in front of. It lives in
-the module's own `forward`, so hooks (DDP, FSDP, accelerate) and per-block compile see the module as before, and
-deepcopy and pickle keep it.
+An interceptor is called as `interceptor(inner, *args, **kwargs)` with the forward it stands in front of. It
+lives in the module's own `forward`, so hooks (DDP, FSDP, accelerate) and per-block compile see the module as
+before, and deepcopy and pickle keep it.
 """
 
 from collections.abc import Callable

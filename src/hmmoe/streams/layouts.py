@@ -9,7 +9,7 @@ and of what a block is told about padding.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -99,8 +99,8 @@ def is_convolutional(block: nn.Module) -> bool:
 
 
 def told_mask(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, bool] | None:
-    """The mask among a block's inputs and whether it marks padding instead of tokens; None when there is none."""
-    names = _positional(type(block))
+    """The mask among a block's inputs and whether it marks padding instead of tokens; None without one."""
+    names = _positional(type(block).forward)
     told = {**dict(zip(names, args, strict=False)), **kwargs}
     for name in (*_MASKS, *_INVERSE):
         if isinstance(told.get(name), Tensor):
@@ -109,8 +109,8 @@ def told_mask(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
 
 
 @cache
-def _positional(kind: type) -> tuple[str, ...]:
-    return tuple(inspect.signature(kind.forward).parameters)[1:]
+def _positional(forward: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(forward).parameters)[1:]
 
 
 def real_tokens(mask: Tensor, inverse: bool = False) -> Tensor:
@@ -119,7 +119,8 @@ def real_tokens(mask: Tensor, inverse: bool = False) -> Tensor:
     A key is real if any query may attend to it, which also reads causal and sliding-window masks rightly.
 
     Args:
-        mask: `(B, N)` of bool, whole numbers or 0/1; or `(B, Q, N)`, `(B, heads, Q, N)`, bool (True attends) or additive.
+        mask: `(B, N)` of bool, whole numbers or 0/1; or `(B, Q, N)`, `(B, heads, Q, N)`, bool (True attends)
+            or additive.
         inverse: a bool mask marks padding.
     """
     if mask.dim() not in (2, 3, 4):

@@ -1,10 +1,10 @@
-"""Lockstep: unmodified towers, each in a greenlet of its own, pausing at their fusion points until all have arrived.
+"""Lockstep: unmodified towers, each in a greenlet, pausing at their fusion points until all are there.
 
     tower A  ──block 1── pause ┐         ┌ resume ──block 2── …
     tower B  ──block 1── pause ┴─ layer ─┴ resume ──block 2── …
 
-A pause costs about a microsecond and no thread: autograd, checkpointing of blocks, DDP and FSDP see one ordinary forward.
-The wrapper around a block calls `arrive`; whoever owns the towers calls `lockstep`.
+A pause costs about a microsecond and no thread: autograd, checkpointing of blocks, DDP and FSDP see one
+ordinary forward. The wrapper around a block calls `arrive`; whoever owns the towers calls `lockstep`.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,8 @@ class Link:
         stream: the stream whose block is wrapped; "" where all streams are spans of its sequence.
         streams: all streams of the point.
         widths: their widths.
-        layer: the point's `HMMoELayer` in a tuple, so that sharing it between wrappers registers nothing twice.
+        layer: the point's `HMMoELayer` in a tuple, so that sharing it between wrappers registers nothing
+            twice.
     """
 
     adapter: str
@@ -75,9 +76,9 @@ def arrive(link: Link, states: Tensor, mask: Tensor | None) -> Tensor:
     run = _RUN.get()
     if run is None:
         raise RuntimeError(
-            f"stream {link.stream!r} came to fusion point {link.point} outside of a lockstep run; call the whole model, "
-            "not the tower, and put activation checkpointing inside adapted blocks (gradient_checkpointing_enable of "
-            "MultimodalModel does), not around them"
+            f"stream {link.stream!r} came to fusion point {link.point} outside of a lockstep run; call the "
+            "whole model, not the tower, and put activation checkpointing inside adapted blocks "
+            "(gradient_checkpointing_enable of MultimodalModel does), not around them"
         )
     _same_mode(run, link, "came to")
     update = getcurrent().parent.switch(_Arrival(link, states, mask))
@@ -156,8 +157,8 @@ def _stuck(waiting: Mapping[str, _Arrival], run: _Run) -> str:
     places = [f"{s!r} waits at fusion point {a.link.point}" for s, a in waiting.items()]
     done = [f"{s!r} has ended" for s in run.streams if s not in waiting]
     return (
-        f"streams cannot meet: {', '.join(places + done)}; every tower must run its adapted blocks once and in order "
-        "(layer drop, early exit and shared blocks break that)"
+        f"streams cannot meet: {', '.join(places + done)}; every tower must run its adapted blocks once and "
+        "in order (layer drop, early exit and shared blocks break that)"
     )
 
 
@@ -191,8 +192,8 @@ def _with_missing(arrival: _Arrival, present: Tensor | None, fold: int) -> Tenso
     mask = arrival.mask
     if mask is not None and (mask.shape[1] != tokens or len(mask) not in (1, rows)):
         raise ValueError(
-            f"stream {arrival.link.stream!r} has {rows} rows of {tokens} tokens at fusion point {arrival.link.point}, "
-            f"but its block was told a padding mask of {tuple(mask.shape)}"
+            f"stream {arrival.link.stream!r} has {rows} rows of {tokens} tokens at fusion point "
+            f"{arrival.link.point}, but its block was told a padding mask of {tuple(mask.shape)}"
         )
     if mask is not None and len(mask) != rows:
         mask = mask.expand(rows, tokens)
@@ -216,6 +217,7 @@ def _mode() -> tuple:
 def _same_mode(run: _Run, link: Link, doing: str) -> None:
     if _mode() != run.mode:
         raise RuntimeError(
-            f"stream {link.stream!r} {doing} fusion point {link.point} in another grad, autocast or checkpoint mode than "
-            "the run began in; keep no_grad, autocast and activation checkpointing inside blocks or around the model"
+            f"stream {link.stream!r} {doing} fusion point {link.point} in another grad, autocast or "
+            "checkpoint mode than the run began in; keep no_grad, autocast and activation checkpointing "
+            "inside blocks or around the whole model"
         )

@@ -19,8 +19,9 @@ _LISTS = (nn.ModuleList, nn.Sequential)
 def find_blocks(module: nn.Module) -> list[str]:
     """Paths of the repeated blocks of an encoder, in order of execution.
 
-    The blocks are the items of the largest list of like modules, attention blocks before others (a convolutional stem
-    is such a list too); where the items are stages or plain lists, their own items. Works on adapted towers as well.
+    The blocks are the items of the largest list of like modules, attention blocks before others (a
+    convolutional stem is such a list too); where the items are stages or plain lists, their own items. Works
+    on adapted towers as well.
 
     Raises:
         ValueError: the module has no list of like modules.
@@ -51,7 +52,6 @@ def _alike(module: nn.Module) -> bool:
     kinds = {type(unwrap(item)) for item in module}
     if len(kinds) > 1 or not any(True for _ in module[0].parameters()):
         return False
-    # A stage's own short list [norm, downsample] is of several classes; a list of plain layers inside a block is not.
     return not issubclass(kinds.pop(), nn.Embedding)
 
 
@@ -87,13 +87,13 @@ def _attends(module: nn.Module) -> bool:
 
 def unwrap(module: nn.Module) -> nn.Module:
     """The module inside any adapter wrappers."""
-    while isinstance(getattr(module, "base_layer", None), nn.Module):
-        module = module.base_layer
+    while "base_layer" in module._modules:
+        module = module.get_submodule("base_layer")
     return module
 
 
 def match_blocks(module: nn.Module, pattern: str, stream: str) -> list[str]:
-    """Paths of the modules that a glob names, in order: `*` stands for part of one name, `**` for several names.
+    """Paths of the modules that a glob names, in order: `*` is part of one name, `**` several names.
 
     Raises:
         ValueError: nothing matches; the sentence names the nearest path there is.
@@ -110,7 +110,8 @@ def match_blocks(module: nn.Module, pattern: str, stream: str) -> list[str]:
             close = get_close_matches(pattern, paths, n=1, cutoff=0.0)
             near = close[0] if close else ""
         raise ValueError(
-            f"streams[{stream!r}] = {pattern!r} matches no module of {type(module).__name__}; nearest is {near!r}"
+            f"streams[{stream!r}] = {pattern!r} matches no module of {type(module).__name__}; "
+            f"nearest is {near!r}"
         )
     return found
 
@@ -140,7 +141,7 @@ def spread(depths: Mapping[str, int], k: int | None = None) -> list[dict[str, in
 
 
 def stages(paths: Sequence[str]) -> list[int]:
-    """Lengths of the runs of blocks that share a parent: the depths of a staged tower, one number for a flat one.
+    """Numbers of blocks that share a parent: the depths of a staged tower, one number for a flat one.
 
     >>> stages(["s.0.b.0", "s.0.b.1", "s.1.b.0"])
     [2, 1]
@@ -170,8 +171,8 @@ def explicit(points: Sequence[Mapping[str, int]], depths: Mapping[str, int]) -> 
     """Points named block by block, checked; negative indices count from the end.
 
     Raises:
-        ValueError: an unknown stream, a block that is not there, or blocks that do not rise from point to point
-            (towers run forward: such streams would wait for each other for ever).
+        ValueError: an unknown stream, a block that is not there, or blocks that do not rise from point to
+            point (towers run forward: such streams would wait for each other for ever).
     """
     from hmmoe.errors import unknown
 
@@ -193,7 +194,8 @@ def explicit(points: Sequence[Mapping[str, int]], depths: Mapping[str, int]) -> 
             found[m] = index % depths[m]
             if found[m] <= last.get(m, -1):
                 raise ValueError(
-                    f"points[{number}] names block {index} of stream {m!r}, which is not after the point before"
+                    f"points[{number}] names block {index} of stream {m!r}, which is not after "
+                    "the point before"
                 )
         last.update(found)
         done.append(found)

@@ -1,11 +1,11 @@
 """PrefixCache: compute what is frozen once per row of the data set, not once per step.
 
-    block 1 ── … ── block k ║ first adapter ── block k+1 ── …        ║: everything before is the same in every epoch
+    block 1 ── … ── block k ║ first adapter ── block k+1 ── …     ║: before it, every epoch is the same
 
-With frozen towers and inputs that do not change between epochs (no augmentation), all blocks before the first trainable
-weight of a tower answer from memory once every row of a batch is known; a tower without any trainable weight answers as
-a whole. Where half of the blocks precede the first fusion point this halves the cost of a step, and a linear head on
-frozen towers trains at the speed of the head.
+With frozen towers and inputs that do not change between epochs (no augmentation), all blocks before the first
+trainable weight of a tower answer from memory once every row of a batch is known; a tower without any
+trainable weight answers as a whole. Where half of the blocks precede the first fusion point this halves the
+cost of a step, and a linear head on frozen towers trains at the speed of the head.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,8 +26,8 @@ class PrefixCache:
         with PrefixCache(model):
             trainer.train()
 
-    Add adapters first: the prefix ends where they begin. Rows are kept in memory in their own precision or float32,
-    whichever is smaller. `index` must name a row of the data for good: offset it per split.
+    Add adapters first: the prefix ends where they begin. Rows are kept in memory in their own precision or
+    float32, whichever is smaller. `index` must name a row of the data for good: offset it per split.
 
     Args:
         model: a `MultimodalModel`, bare or inside PEFT's wrapper.
@@ -53,7 +53,7 @@ class PrefixCache:
         self.detach()
 
     def attach(self) -> None:
-        """Stand in front of the prefix blocks; what was remembered before stays if the prefixes are the same."""
+        """Stand in front of the prefix blocks; what is remembered stays if the prefixes are the same."""
         self.detach()
         self.container.prefix_cache = self
         for name, tower in self.container.tower_modules().items():
@@ -91,8 +91,8 @@ class PrefixCache:
 def prefix_blocks(tower: nn.Module) -> list[nn.Module]:
     """The leading blocks of a tower whose output no trainable weight and no adapter has touched.
 
-    `[tower]` itself where there is neither; the block inside the first fusion point counts, since what a fusion point
-    adds comes after its block.
+    `[tower]` itself where there is neither; the block inside the first fusion point counts, since what a
+    fusion point adds comes after its block.
     """
     touched = [path for path, module in tower.named_modules() if _touched(module)]
     if not touched:
@@ -146,8 +146,8 @@ class _Prefix:
     def begin(self, rows: list[int] | None) -> None:
         if rows is not None and any(_touched(m) for block in self.blocks for m in block.modules()):
             raise RuntimeError(
-                f"adapters or trainable weights were added to the remembered part of tower {self.stream!r}; attach the "
-                "PrefixCache after them"
+                f"adapters or trainable weights were added to the remembered part of tower {self.stream!r}; "
+                "attach the PrefixCache after them"
             )
         self.now = rows
         self.known = rows is not None and all(row in self.rows for row in rows)
@@ -186,7 +186,7 @@ class _Prefix:
                 self.rows[row] = [_compact(chunk[b]) for chunk in chunks]
 
     def remember(self, i: int) -> Any:
-        """The last block's output from memory; before it, only something of the right shape for what stands between."""
+        """The last block's output from memory; before it, only something of the right shape."""
         assert self.now is not None
         tree, form = self.forms[i]
         last = i == len(self.blocks) - 1

@@ -14,7 +14,7 @@ from hmmoe.layer import Routing
 
 @dataclass
 class Record:
-    """Routings of one forward, by adapter and fusion point; a point met in several groups of streams has several."""
+    """Routings of one forward, by adapter and fusion point; a point met by several groups has several."""
 
     routings: dict[tuple[str, int], list[Routing]] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -74,14 +74,14 @@ def note(adapter: str, point: int, routing: Routing, updates: dict[str, Tensor])
 
 
 def open_record(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Forward pre-hook of an adapted model: collect what its routers do, and keep its inputs at hand for spans."""
+    """Forward pre-hook of an adapted model: collect what its routers do; keep its inputs for spans."""
     names = tuple(inspect.signature(model.forward).parameters) if args else ()
     record = Record(inputs={**dict(zip(names, args, strict=False)), **kwargs}, watch=WATCH.get())
     record.token = RECORD.set(record)
 
 
-def close_record(model: nn.Module, args: tuple, output: Any) -> Any:
-    """Forward hook of an adapted model: in training, add the auxiliary losses to `output.loss`; keep the routing."""
+def close_record(model: Any, args: tuple, output: Any) -> Any:
+    """Forward hook of an adapted model: in training, add auxiliary losses to `output.loss`; keep routing."""
     record = RECORD.get()
     if record is None or record.token is None:
         return output
@@ -89,15 +89,15 @@ def close_record(model: nn.Module, args: tuple, output: Any) -> Any:
     adapters = dict.fromkeys(adapter for adapter, _ in record.routings)
     losses = {adapter: aux for adapter in adapters if (aux := record.aux(adapter)) is not None}
     detached = {adapter: (balance.detach(), z.detach()) for adapter, (balance, z) in losses.items()}
-    model.hmmoe_last = Last(record.weights(), detached, record.first_bad)  # type: ignore[assignment]
+    model.hmmoe_last = Last(record.weights(), detached, record.first_bad)
     if model.training and losses and isinstance(output, dict):
         terms = []
         for adapter, (balance, z) in losses.items():
-            config = model.peft_config[adapter]  # type: ignore[index, union-attr]
+            config = model.peft_config[adapter]
             terms.append(config.balance_coef * balance + config.z_coef * z)
-        aux = torch.stack(terms).sum()
+        total = torch.stack(terms).sum()
         if "aux_loss" in getattr(output, "__dataclass_fields__", ()):
-            output["aux_loss"] = aux
+            output["aux_loss"] = total
         if output.get("loss") is not None:
-            output["loss"] = output["loss"] + aux
+            output["loss"] = output["loss"] + total
     return output

@@ -1,10 +1,10 @@
 """Spans: streams that share one sequence, as in ViLT or a decoder that reads projected image tokens.
 
-    [CLS] a red bus [SEP] | patch patch patch patch        {"text": [0, "input_ids"], "image": ["input_ids", None]}
+    [CLS] a red bus [SEP] | patch patch patch patch   {"text": [0, "input_ids"], "image": ["input_ids", None]}
      └──────── text ─────┘ └──────── image ───────┘
 
-A boundary is a token index (negative counts from the end), None for the sequence's own end, or the name of a model input
-whose length (dim 1) it is.
+A boundary is a token index (negative counts from the end), None for the sequence's own end, or the name of a
+model input whose length (dim 1) it is.
 """
 
 from collections.abc import Mapping, Sequence

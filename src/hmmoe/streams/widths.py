@@ -1,4 +1,4 @@
-"""The width of the states that leave a block, read off its parameters: adapters must exist before any input is seen."""
+"""The width of a block's output, read off its parameters: adapters must exist before any input is seen."""
 
 from torch import nn
 
@@ -8,8 +8,8 @@ from hmmoe.streams.points import unwrap
 def block_width(block: nn.Module, where: str) -> int:
     """Channels of a block's output.
 
-    A block ends in the layer that writes to the residual stream: its last linear or convolution layer, in order of
-    registration. Its norms, if it has any, must know that width as well.
+    A block ends in the layer that writes to the residual stream: its last linear or convolution layer, in
+    order of registration. Its norms, if it has any, must know that width as well.
 
     Args:
         block: a transformer or convolution block.
