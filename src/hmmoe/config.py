@@ -79,7 +79,9 @@ class HMMoEConfig(PeftConfig):
     )
     balance_coef: float = field(default=1e-2, metadata={"help": "Weight of the load-balancing loss."})
     z_coef: float = field(default=1e-3, metadata={"help": "Weight of the router's z-loss."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout of the experts' outputs in training."})
+    dropout: float = field(
+        default=0.0, metadata={"help": "Dropout, in training, of the experts' outputs and of what they know of other streams."}
+    )
     modality_dropout: float = field(
         default=0.0,
         metadata={"help": "In training, chance per sample that a stream is hidden from the others' experts."},

@@ -56,7 +56,7 @@ class HMMoELayer(nn.Module):
         latents, exact_tokens: see `experts.cross_attention`.
         sample_context: rows are steps of a sample (frames with their second of sound): experts also know the sample as a
             whole, all streams pooled over all its steps.
-        dropout: of the experts' outputs, in training.
+        dropout: of the experts' outputs and of the pooled states they know of the other streams, in training.
         modality_dropout: in training, the chance per sample and stream that the other streams' experts do not see it.
 
     Raises:
@@ -170,7 +170,8 @@ class HMMoELayer(nn.Module):
         gates, balance, z_loss = self.router(everything, z, available, counted)
         updates = {}
         for m in z:
-            context = [c[n] for n in self.others[m]] + ([] if whole is None else [whole])
+            known = [c[n] for n in self.others[m]] + ([] if whole is None else [whole])
+            context = F.dropout(torch.cat(known, -1), self.dropout, self.training)
             y = self._mix(m, split, context, gates[m].to(z[m].dtype), masks, seen)  # (B, N, W)
             updates[m] = self._up(m, F.dropout(y, self.dropout, self.training), states[m], masks.get(m))
         return updates, Routing({m: gate.detach() for m, gate in gates.items()}, balance, z_loss)
@@ -207,7 +208,7 @@ class HMMoELayer(nn.Module):
         self,
         m: str,
         z: Mapping[str, tuple[Tensor, ...]],
-        context: list[Tensor],
+        context: Tensor,
         gate: Tensor,
         masks: Mapping[str, Tensor],
         seen: Mapping[str, Tensor | None],
@@ -219,7 +220,7 @@ class HMMoELayer(nn.Module):
         ys = [self._tokens(m, i, z, masks, seen) for i in range(len(of_tokens))]
         if not self.channel_kinds:
             return mix(None, None, None, ys, of_tokens)
-        scale, shift = self._channels(m, torch.cat(context, -1))
+        scale, shift = self._channels(m, context)
         return mix(z[m][0], scale * of_channels, shift * of_channels, ys, of_tokens)
 
     def _channels(self, m: str, context: Tensor) -> tuple[Tensor, Tensor]:
