@@ -149,6 +149,20 @@ def test_a_failing_run_stops_the_comparison_with_its_sentence(recipe, said, tmp_
         list(run_all([Job("x", tree, str(tmp_path / "run"))], 1, 1, said[0].row))
 
 
+def test_finished_runs_start_no_process_and_other_recipes_are_refused(recipe, said, tmp_path, monkeypatch):
+    from hmmoe.engine import workers
+    from hmmoe.engine.train import train
+
+    short = recipe(train={"max_steps": 2})
+    metrics = train(short, tmp_path / "run", test=False)
+    monkeypatch.setattr(workers, "_work", None)
+    job = Job("x", short.to_dict(), str(tmp_path / "run"), test=False)
+    assert list(run_all([job], 1, 1, said[0].row)) == [(job, metrics)]
+    other = Job("x", recipe(train={"max_steps": 3}).to_dict(), str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"another recipe \(it differs in train.max_steps\)"):
+        list(run_all([other], 1, 1, said[0].row))
+
+
 def test_the_command_compares_in_processes_and_resumes(recipe, tmp_path):
     (tmp_path / "toy.yaml").write_text(recipe(train={"max_steps": 6}).to_yaml())
 

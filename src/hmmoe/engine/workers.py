@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from hmmoe.engine.recipe import Recipe
+from hmmoe.engine.run import RunDir
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -43,12 +44,15 @@ def run_all(
             while waiting or running:
                 while waiting and len(running) < workers:
                     job = waiting.pop()
+                    if (done := _done(job)) is not None:
+                        yield job, done
+                        continue
                     receiver, sender = context.Pipe(duplex=False)
                     process = context.Process(target=_work, args=(job, sender), daemon=True)
                     process.start()
                     sender.close()
                     running[receiver] = (job, process, row(job.name))
-                for receiver in wait(list(running)):  # type: ignore[assignment]
+                for receiver in wait(list(running)) if running else ():  # type: ignore[assignment]
                     job, process, report = running[receiver]
                     try:
                         message = receiver.recv()
@@ -69,6 +73,13 @@ def run_all(
             for _, process, _ in running.values():
                 process.terminate()
                 process.join()
+
+
+def _done(job: Job) -> dict[str, Any] | None:
+    """The metrics of a job that was finished before; a folder of another recipe is refused here, at once."""
+    run = RunDir(job.folder)
+    run.check(Recipe.from_dict(job.recipe), resume=True)
+    return run.metrics()
 
 
 def _work(job: Job, pipe: Connection) -> None:
