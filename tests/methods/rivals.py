@@ -57,7 +57,7 @@ def same_with_gradients(ours, theirs, leaves):
 
 
 def cross_reference(layer, states, masks, adapter, training=False):
-    """Updates of a layer; `adapter(p, x, mask, read, norm)` is one stream's, with p its parameters by name."""
+    """Updates of a layer; `adapter(p, x, mask, read, norm)` is one stream's, p its parameters by name."""
     p, buffers = dict(layer.named_parameters()), dict(layer.named_buffers())
     names, updates = sorted(layer.widths), {}
     masks = {m: masks.get(m, torch.ones(x.shape[:2], dtype=torch.bool)) for m, x in states.items()}

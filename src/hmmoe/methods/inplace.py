@@ -39,8 +39,8 @@ class InPlace(Method):
         ]
         if odd:
             raise ValueError(
-                f"{folder} holds the weights of another {self.name}: {odd[0]} is {shape(saved, odd[0])} there "
-                f"and {shape(state, odd[0])} in this model"
+                f"{folder} holds the weights of another {self.name}: {odd[0]} is {shape(saved, odd[0])} "
+                f"there and {shape(state, odd[0])} in this model"
             )
         for name, tensor in state.items():
             tensor.data.copy_(saved[name])

@@ -20,10 +20,9 @@ class CrossLayer(nn.Module):
     It is called as `HMMoELayer` is.
 
     Args:
-        widths: stream -> width. adapter: makes the adapter of a stream from its width and the widths of the
-        streams it reads. The adapter is
-            called with x, its mask and a `Read`, and returns its update and its expert weights `(B, E)` or
-            None.
+        widths: stream -> width.
+        adapter: makes the adapter of a stream from its width and the widths of the streams it reads. It is
+            called with x, its mask and a `Read`, and returns an update and expert weights `(B, E)` or None.
     """
 
     def __init__(
@@ -63,10 +62,12 @@ class Reader(nn.Module):
     """Tokens of the other streams, aligned with x and side by side: y_n ← fc_n(Wtok_n · y_n).
 
     Args:
-        width: C. others: stream -> its width C'. rank: fc goes through this many channels where that takes
-        fewer parameters; None for a full matrix. same: no fc where C' = C. tokens: stream -> (M, N) for
-        Wtok, a 1x1 convolution over tokens as channels, as published: ties the adapter to
-            one resolution.
+        width: C.
+        others: stream -> its width C'.
+        rank: fc goes through this many channels where that takes fewer parameters; None for a full matrix.
+        same: no fc where C' = C.
+        tokens: stream -> (M, N) for Wtok, a 1x1 convolution over tokens as channels, as published: ties the
+            adapter to one resolution.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ def aligner(inputs: int, outputs: int, rank: int | None) -> nn.Module:
 
 
 class LatentAttention(nn.Module):
-    """x + gate · softmax(x T'ᵀ) T', with T' = T + softmax(T yᵀ) y for K latent tokens T; the gate starts at 0."""
+    """x + gate · softmax(x T'ᵀ) T', with T' = T + softmax(T yᵀ) y for K latent tokens T; gate 0 at first."""
 
     def __init__(self, width: int, latents: int) -> None:
         super().__init__()
@@ -136,12 +137,14 @@ class LatentAttention(nn.Module):
 
 
 class GatedBottleneck(nn.Module):
-    """gate · LN(BN(up(φ(BN(down(LN(x))))))), up and down in channel groups without bias; the gate starts at 0.
+    """gate · LN(BN(up(φ(BN(down(LN(x))))))), up, down in channel groups without bias; gate 0 at first.
 
     Args:
-        width: C. size: channels between down and up. groups: down and up map each of so many slices of the
-        channels by itself (a grouped 1x1 convolution). batch_norm: with both BN. relu: with φ = ReLU; none
-        otherwise.
+        width: C.
+        size: channels between down and up.
+        groups: down and up map each of so many slices of the channels by itself (a grouped 1x1 convolution).
+        batch_norm: with both BN.
+        relu: with φ = ReLU; none otherwise.
     """
 
     def __init__(self, width: int, size: int, groups: int, *, batch_norm: bool, relu: bool = True) -> None:
