@@ -19,6 +19,8 @@ class Lora(Budgeted):
         default=2.0, metadata=about("scale of the update, in multiples of the rank", above=0)
     )
 
+    dropout: float = field(default=0.0, metadata=about("dropout before the down product", least=0, most=0.99))
+
     name = "lora"
     learning_rate = 3e-3
 
@@ -31,6 +33,7 @@ class Lora(Budgeted):
         config = LoraConfig(
             r=rank,
             lora_alpha=int(self.alpha * rank) or 1,
+            lora_dropout=self.dropout,
             target_modules="|".join(
                 re.escape(name) for name in targets
             ),  # a regex: full match on the whole path
