@@ -8,38 +8,23 @@ experts are worth. Mixtures of one kind of adapter are AdaMix (Wang et al., arXi
 routing is soft here, as in HMMoE.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from hmmoe.methods.base import Budgeted
 from hmmoe.methods.hmmoe import HMMoE
 from hmmoe.options import about
 
 
 @dataclass
-class MoEAdapter(Budgeted):
-    experts: int = field(default=6, metadata=about("number E of experts; 6 is as many as HMMoE has", above=0))
-    balance_coef: float | None = field(
-        default=None, metadata=about("weight of the load-balance loss", least=0)
+class MoEAdapter(HMMoE):
+    """HMMoE's options, but a number of experts instead of kinds."""
+
+    experts: int = field(  # type: ignore[assignment]
+        default=6, metadata=about("number E of experts; 6 is as many as HMMoE has", above=0)
     )
 
     name = "moe_adapter"
-    learning_rate = 3e-3
 
     def build(self, model: Any) -> Any:
-        return self._mixture().build(model)
-
-    def save(self, model: Any, folder: str) -> None:
-        self._mixture().save(model, folder)
-
-    def load(self, model: Any, folder: str) -> Any:
-        return self._mixture().load(model, folder)
-
-    def _mixture(self) -> HMMoE:
-        return HMMoE(
-            budget=self.budget,
-            rank=self.rank,
-            points=self.points,
-            experts={"affine": self.experts},
-            balance_coef=self.balance_coef,
-        )
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return HMMoE(**given | {"experts": {"affine": self.experts}}).build(model)
