@@ -2,11 +2,12 @@
 
     python -m benchmarks.layer [--json] [--rounds 15]
 
-Forward and backward, both directions, gradients to inputs and parameters, 10 frames, float32, one thread. Layer and
-products run in turn, round by round; every figure is the median of CPU time, every ratio the median of the rounds' ratios.
-Cases named `NxD/MxC` have N tokens of width D in one stream and M of width C in the other, and six experts of rank 16;
-`experts-4-to-32` is the layer with 32 experts over the one with 4 at equal total rank (128); `tokens-256-to-8192` the cost
-per token of 8192 tokens over that of 256 (both streams, widths 256).
+Forward and backward, both directions, gradients to inputs and parameters, 10 frames, float32, one thread.
+Layer and products run in turn, round by round; every figure is the median of CPU time, every ratio the median
+of the rounds' ratios. Cases named `NxD/MxC` have N tokens of width D in one stream and M of width C in the
+other, and six experts of rank 16; `experts-4-to-32` is the layer with 32 experts over the one with 4 at equal
+total rank (128); `tokens-256-to-8192` the cost per token of 8192 tokens over that of 256 (both streams,
+widths 256).
 """
 
 import argparse
@@ -31,8 +32,8 @@ def layer_step(
 ) -> Step:
     """Forward and backward of a layer whose up products are not zero, so that nothing is skipped."""
     layer = HMMoELayer(widths, rank=rank, experts=experts)
-    for up in layer.up.values():
-        torch.nn.init.normal_(up.weight, std=0.01)
+    for weight in layer.up.parameters():
+        torch.nn.init.normal_(weight, std=0.01)
     states = {m: torch.randn(frames, tokens[m], widths[m], requires_grad=True) for m in widths}
     grads = [torch.randn_like(x) for x in states.values()]
 

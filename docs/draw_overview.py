@@ -93,8 +93,9 @@ def layer(ax, x0=6.2):
     box(ax, x0 + 3.5, 1.2, 2.5, 0.5, "down  d′ → E·r", TRAINED, GATE)
     for x, m in ((1.35, "image"), (4.75, "text")):
         arrow(ax, (x0 + x, 0.7), (x0 + x, 1.2), STREAM[m])
-    ax.add_patch(FancyBboxPatch((x0 - 0.1, 2.15), 6.3, 2.95, boxstyle="round,pad=0,rounding_size=0.12", facecolor="#fff9ef",
-                                edgecolor=GATE, linewidth=0.8, linestyle=":"))  # fmt: skip
+    frame = {"facecolor": "#fff9ef", "edgecolor": GATE, "linewidth": 0.8, "linestyle": ":"}
+    style = "round,pad=0,rounding_size=0.12"
+    ax.add_patch(FancyBboxPatch((x0 - 0.1, 2.15), 6.3, 2.95, boxstyle=style, **frame))
     ax.text(
         x0 + 6.08, 2.24, "everything in rank space", ha="right", fontsize=7.5, color="#8a6d3b", style="italic"
     )

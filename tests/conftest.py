@@ -1,4 +1,4 @@
-"""Shared fixtures: deterministic seeds, one thread, and the folder of real towers and data where it is at hand."""
+"""Shared fixtures: deterministic seeds, one thread, and the folder of real towers and data where at hand."""
 
 from pathlib import Path
 

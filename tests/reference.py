@@ -1,6 +1,7 @@
-"""The HMMoE layer once more, slowly: one sample, one stream, one expert at a time, straight from the formulas.
+"""The HMMoE layer once more, slowly: one sample, one stream, one expert at a time, from the formulas.
 
-Independent of `hmmoe.layer`, `hmmoe.router` and `hmmoe.experts`: it only reads the parameters by name and the sizes.
+Independent of `hmmoe.layer`, `hmmoe.router` and `hmmoe.experts`: it only reads the parameters by name and
+the sizes.
 """
 
 import math
@@ -26,7 +27,7 @@ def attend(q, k, v):
 
 
 def stretches(n, parts):
-    """Borders of `parts` stretches over n tokens: the i-th runs from floor(i n / parts) to ceil((i + 1) n / parts)."""
+    """Borders of `parts` stretches of n tokens: the i-th from floor(i n / parts) to ceil((i+1) n / parts)."""
     return [(i * n // parts, -(-(i + 1) * n // parts)) for i in range(parts)]
 
 
@@ -47,7 +48,9 @@ def hmmoe_reference(
     used = {m: [] for m in states}  # (weights, even share, log-partition) of every decision that counts
 
     def project(rows, m):
-        return torch.stack([((x - p[f"down.{m}.mean"]) * p[f"down.{m}.scale"]) @ p[f"down.{m}.weight"].T for x in rows])
+        return torch.stack(
+            [((x - p[f"down.{m}.mean"]) * p[f"down.{m}.scale"]) @ p[f"down.{m}.weight"].T for x in rows]
+        )
 
     def pool(b):
         z, pooled = {}, {}

@@ -3,16 +3,16 @@ import pickle
 
 import pytest
 import torch
-from reference import ORDER, hmmoe_reference
 
 from hmmoe.layer import HMMoELayer
+from reference import ORDER, hmmoe_reference
 
 ALL = {"affine": 2, "conditioned_affine": 2, "channel_attention": 1, "cross_attention": 2}
 STREAMS = {1: {"text": 7}, 2: {"image": 6, "text": 7}, 3: {"audio": 5, "image": 6, "text": 7}}
 
 
 def make(widths, *, up=True, **options):
-    """A float64 layer; with `up` its up products and router are far from their start, so that everything shows."""
+    """A float64 layer; with `up` its up products and router are far from their start: everything shows."""
     layer = HMMoELayer(widths, **{"rank": 3, "experts": ALL, **options}).double()
     if up:
         with torch.no_grad():
@@ -58,7 +58,8 @@ def assert_equal_to_reference(layer, states, masks=None, **options):
     for g, w in zip(got, want, strict=True):
         zero = torch.zeros(())
         torch.testing.assert_close(
-            zero if g is None else g, torch.zeros_like(g) if w is None and g is not None else zero if w is None else w,
+            zero if g is None else g, torch.zeros_like(g) if w is None and g is not None else zero if w is
+            None else w,
             rtol=1e-8, atol=1e-9,
         )  # fmt: skip
 
@@ -293,7 +294,7 @@ def test_refuses_inputs_that_do_not_fit():
     layer, states = make(STREAMS[2]), tokens(STREAMS[2])
     with pytest.raises(ValueError, match="unknown stream 'txt', did you mean 'text'"):
         layer({"txt": states["text"]})
-    with pytest.raises(ValueError, match="same batch size, got {'image': 2, 'text': 3}"):
+    with pytest.raises(ValueError, match=r"same batch size, got \{'image': 2, 'text': 3\}"):
         layer({"image": states["image"][:2], "text": states["text"]})
     with pytest.raises(ValueError, match=r"stream 'image' must be \(batch, tokens, 6\)"):
         layer({"image": states["text"], "text": states["text"]})

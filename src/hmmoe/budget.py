@@ -2,7 +2,8 @@
 
     share = (adapters + routers) / (backbones + adapters + routers)
 
-A budget takes the largest rank whose share does not exceed it. Layers are counted on the meta device: no memory is used.
+A budget takes the largest rank whose share does not exceed it. Layers are counted on the meta device: no
+memory is used.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +57,8 @@ def largest_within(budget: float, backbone: int, added: Callable[[int], int], wh
 
     if share(1) > budget:
         raise ValueError(
-            f"no {what} meets budget={budget:g}: the smallest share here, at {what} 1, is {share(1):.4g}; raise the budget"
+            f"no {what} meets budget={budget:g}: the smallest share here, at {what} 1, is {share(1):.4g}; "
+            "raise the budget"
         )
     low, high = 1, 2
     while share(high) <= budget:

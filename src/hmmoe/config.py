@@ -22,22 +22,23 @@ class HMMoEConfig(PeftConfig):
     streams: dict[str, str] | None = field(
         default=None,
         metadata={
-            "help": "Modality name -> glob of the module paths of its blocks, e.g. {'image': 'vision_model.encoder.layers.*'}. "
-            "None: the towers of a MultimodalModel, their blocks found by themselves."
+            "help": "Modality name -> glob of the module paths of its blocks, such as "
+            "{'image': 'vision_model.encoder.layers.*'}. None: the towers of a MultimodalModel, their blocks "
+            "found by themselves."
         },
     )
     points: int | list[dict[str, int]] | None = field(
         default=None,
         metadata={
-            "help": "Fusion points: a number of them, spread evenly over the depths; or a list of modality -> block index "
-            "(negative counts from the end); None: one per block of the shallowest stream."
+            "help": "Fusion points: a number of them, spread evenly over the depths; or a list of modality "
+            "-> block index (negative counts from the end); None: one per block of the shallowest stream."
         },
     )
     spans: dict[str, list[int | str | None]] | None = field(
         default=None,
         metadata={
-            "help": "For a single sequence that holds all streams: modality -> [start, stop], each a token index, None, or "
-            "the name of a model input whose length (dim 1) is the boundary."
+            "help": "For a single sequence that holds all streams: modality -> [start, stop], each a token "
+            "index, None, or the name of a model input whose length (dim 1) is the boundary."
         },
     )
     widths: dict[str, list[int]] | None = field(
@@ -47,7 +48,8 @@ class HMMoEConfig(PeftConfig):
     depths: dict[str, int] | None = field(
         default=None,
         metadata={
-            "help": "Modality -> number of its blocks. Filled in; a saved adapter fits towers of this depth only."
+            "help": "Modality -> number of its blocks. Filled in; a saved adapter fits towers of this depth "
+            "only."
         },
     )
     rank: int | None = field(
@@ -56,7 +58,8 @@ class HMMoEConfig(PeftConfig):
     budget: float | None = field(
         default=None,
         metadata={
-            "help": "Share of adapters and routers in adapters + backbones; solves for the largest rank within it."
+            "help": "Share of adapters and routers in adapters + backbones; solves for the largest rank "
+            "within it."
         },
     )
     experts: dict[str, int] = field(
@@ -73,18 +76,21 @@ class HMMoEConfig(PeftConfig):
     sample_context: bool | None = field(
         default=None,
         metadata={
-            "help": "Experts also know the sample as a whole, all streams pooled over its frames and segments. "
-            "None: where the model has folded streams."
+            "help": "Experts also know the sample as a whole, all streams pooled over its frames and "
+            "segments. None: where the model has folded streams."
         },
     )
     balance_coef: float = field(default=1e-2, metadata={"help": "Weight of the load-balancing loss."})
     z_coef: float = field(default=1e-3, metadata={"help": "Weight of the router's z-loss."})
     dropout: float = field(
-        default=0.0, metadata={"help": "Dropout, in training, of the experts' outputs and of what they know of other streams."}
+        default=0.0,
+        metadata={
+            "help": "Dropout, in training, of the experts' outputs and of what they know of other streams."
+        },
     )
     modality_dropout: float = field(
         default=0.0,
-        metadata={"help": "In training, chance per sample that a stream is hidden from the others' experts."},
+        metadata={"help": "In training, chance per sample that the others' experts do not see a stream."},
     )
     modules_to_save: list[str] | None = field(
         default=None,

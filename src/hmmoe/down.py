@@ -2,10 +2,11 @@
 
     Z = ((X - mu) / sigma) D            mu, sigma: mean and standard deviation of each channel of X
 
-Frozen towers have channels that are orders of magnitude larger than the rest and means that dwarf what differs between
-samples; a pooled state would tell little else. mu and sigma are measured once, on the first training batch, over real tokens
-and all processes, and are constants from then on (ours; batch norm with its statistics fixed, as for a data-dependent
-initialisation). They are folded into D, so they cost nothing per token.
+Frozen towers have channels that are orders of magnitude larger than the rest and means that dwarf what
+differs between samples; a pooled state would tell little else. mu and sigma are measured once, on the first
+training batch, over real tokens and all processes, and are constants from then on (ours; batch norm with its
+statistics fixed, as for a data-dependent initialisation). They are folded into D, so they cost nothing per
+token.
 """
 
 from collections.abc import Mapping
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 class Down(nn.Linear):
     """One stream's product d -> W.
 
-    Buffers (saved with the adapter): `mean` and `scale` = 1 / sigma, each `(d,)`, and `count`, the number of tokens they
-    were measured on, 0 before.
+    Buffers (saved with the adapter): `mean` and `scale` = 1 / sigma, each `(d,)`, and `count`, the number of
+    tokens they were measured on, 0 before.
     """
 
     mean: Tensor
@@ -46,12 +47,13 @@ class Down(nn.Linear):
         mean = total / count
         sigma = (squares / count - mean.square()).clamp(min=0).sqrt()
         self.mean.copy_(mean)
-        self.scale.copy_(1 / (sigma + 0.1 * sigma.median() + 1e-6))  # a channel that hardly varies stays small
+        # a channel that hardly varies stays small
+        self.scale.copy_(1 / (sigma + 0.1 * sigma.median() + 1e-6))
         self.count.copy_(count)
 
 
 @torch.no_grad()
-def standardise(downs: nn.ModuleDict, states: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> bool:
+def standardise(downs: Mapping[str, Down], states: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> bool:
     """Measure the streams that have not been yet, on this batch of all processes together.
 
     Args:

@@ -1,15 +1,17 @@
 """The HMMoE layer: streams of tokens in, an update for each stream out.
 
-For streams m with states X_m (N_m x d_m) and experts e = 1..E of rank r (arXiv 2503.20633; what is ours is said beside it):
+For streams m with states X_m (N_m x d_m) and experts e = 1..E of rank r (arXiv 2503.20633; what is ours is
+said beside it):
 
-    Z_m  = ((X_m - mu_m) / sigma_m) D_m           one product for all experts of m, d_m -> E*r = W, see `down.py`
+    Z_m  = ((X_m - mu_m) / sigma_m) D_m     one product for all experts of m, d_m -> E*r = W, see `down.py`
     c_m  = mean over real tokens of Z_m, scaled to unit root mean square
-    Y_e  = expert_e(Z_m, Z_n, c_n)                in rank space, see `experts/`
-    g_m  = router(c_1, ..., c_M)                  see `router.py`
-    dX_m = E [g_1 Y_1, ..., g_E Y_E] U_m          one product, W -> d_m; U_m = 0 at the start: exactly the frozen model
+    Y_e  = expert_e(Z_m, Z_n, c_n)          in rank space, see `experts/`
+    g_m  = router(c_1, ..., c_M)            see `router.py`
+    dX_m = E [g_1 Y_1, ..., g_E Y_E] U_m    one product, W -> d_m; U_m = 0 at the start: the frozen model
 
-Everything between D and U happens in W channels, so a layer costs two matrix products per stream and little more, and no
-weight depends on the number of tokens. That inputs are standardised per channel and gates scaled by E is ours.
+Everything between D and U happens in W channels, so a layer costs two matrix products per stream and little
+more, and no weight depends on the number of tokens. That inputs are standardised per channel and gates scaled
+by E is ours.
 """
 
 from collections.abc import Mapping
@@ -23,7 +25,7 @@ from hmmoe.down import Down, standardise
 from hmmoe.errors import unknown
 from hmmoe.experts import EXPERTS, ChannelExperts
 from hmmoe.mixing import mix
-from hmmoe.router import Router, expert_bias
+from hmmoe.router import Router
 
 DEFAULT_EXPERTS = {"affine": 2, "conditioned_affine": 2, "cross_attention": 1, "channel_attention": 1}
 ROUTERS = ("sample", "token")
@@ -54,14 +56,17 @@ class HMMoELayer(nn.Module):
         router: "sample" or "token".
         top_k: keep the k largest weights of each sample; None keeps all.
         latents, exact_tokens: see `experts.cross_attention`.
-        sample_context: rows are steps of a sample (frames with their second of sound): experts also know the sample as a
-            whole, all streams pooled over all its steps.
+        sample_context: rows are steps of a sample (frames with their second of sound): experts also know the
+            sample as a whole, all streams pooled over all its steps.
         dropout: of the experts' outputs and of the pooled states they know of the other streams, in training.
-        modality_dropout: in training, the chance per sample and stream that the other streams' experts do not see it.
+        modality_dropout: in training, the chance per sample and stream that the other streams' experts do
+            not see it.
 
     Raises:
         ValueError: for an unknown expert or router, or numbers out of range.
     """
+
+    alone: Tensor  # (E,) bool: experts that need no other stream
 
     def __init__(
         self,
@@ -93,7 +98,8 @@ class HMMoELayer(nn.Module):
         self.widths = {m: widths[m] for m in sorted(widths)}
         self.rank, self.counts, self.modality_dropout = rank, counts, modality_dropout
         self.sample_context, self.dropout = sample_context, dropout
-        # A lone stream is its own other: cross-attention becomes self-attention, channel attention squeeze-and-excite.
+        # A lone stream is its own other: cross-attention becomes self-attention, channel attention
+        # squeeze-and-excite.
         self.others = {m: [n for n in self.widths if n != m] or [m] for m in self.widths}
         width = total * rank
         context = {m: width * (len(self.others[m]) + sample_context * len(self.widths)) for m in self.widths}
@@ -101,15 +107,12 @@ class HMMoELayer(nn.Module):
         self.standardised = False  # by the first training batch; a host's copy of the buffers' word
         self.up = nn.ModuleDict({m: nn.Linear(width, d, bias=False) for m, d in self.widths.items()})
         for up in self.up.values():
-            nn.init.zeros_(up.weight)
+            nn.init.zeros_(up.get_parameter("weight"))
         options = {"cross_attention": {"latents": latents, "exact_tokens": exact_tokens}}
         self.experts = nn.ModuleDict(
             {
                 m: nn.ModuleDict(
-                    {
-                        k: EXPERTS[k](n, rank, context[m], **options.get(k, {}))
-                        for k, n in counts.items()
-                    }
+                    {k: EXPERTS[k](n, rank, context[m], **options.get(k, {})) for k, n in counts.items()}
                 )
                 for m in self.widths
             }
@@ -121,11 +124,8 @@ class HMMoELayer(nn.Module):
             width,
             per_token=router == "token",
             top_k=top_k,
-            bias=expert_bias(counts, needs, 0.0),
         )
-        alone = torch.cat(
-            [torch.full((n,), not needs[k]) for k, n in counts.items()]
-        )  # (E,): needs no other stream
+        alone = torch.cat([torch.full((n,), not needs[k]) for k, n in counts.items()])
         self.register_buffer("alone", alone, persistent=False)
         self.channel_kinds = [k for k in counts if issubclass(EXPERTS[k], ChannelExperts)]
         self.token_kinds = [k for k in counts if k not in self.channel_kinds]
@@ -139,8 +139,8 @@ class HMMoELayer(nn.Module):
 
         Args:
             states: stream -> `(B, N_m, d_m)`; a stream left out is missing for the whole batch.
-            masks: stream -> `(B, N_m)` bool, True for real tokens; a row without any True is a stream missing for that
-                sample; a stream left out has no padding.
+            masks: stream -> `(B, N_m)` bool, True for real tokens; a row without any True is a stream missing
+                for that sample; a stream left out has no padding.
             steps: how many consecutive rows are steps of one sample; read with `sample_context` only.
 
         Returns:
@@ -152,7 +152,7 @@ class HMMoELayer(nn.Module):
         masks = dict(masks or {})
         self._check(states, masks)
         if self.training and not self.standardised:
-            self.standardised = standardise(self.down, states, masks)
+            self.standardised = standardise(dict(self.down.items()), states, masks)  # type: ignore[arg-type]
         z, c, split = {}, {}, {}
         for m in states:  # in rank space from here on
             z[m] = self.down[m](states[m])  # (B, N, W)
@@ -161,8 +161,8 @@ class HMMoELayer(nn.Module):
         nothing = torch.zeros_like(next(iter(c.values())))
         there = {m: masks[m].any(-1) if m in masks else None for m in z}  # (B,); None: in every sample
         seen = {m: self._hide(there[m], nothing) for m in z}
-        c = {m: c[m] if m in c else nothing for m in self.widths}
-        c = {m: c[m] if seen.get(m) is None else c[m] * seen[m][:, None] for m in c}
+        c = {m: c.get(m, nothing) for m in self.widths}
+        c = {m: x if (s := seen.get(m)) is None else x * s[:, None] for m, x in c.items()}
         everything = torch.cat(list(c.values()), -1)  # (B, M * W)
         whole = self._over_steps(everything, steps) if self.sample_context else None
         available = {m: self._available(m, seen, nothing) for m in z}
@@ -188,20 +188,22 @@ class HMMoELayer(nn.Module):
         return c.unflatten(0, (-1, steps)).mean(1).repeat_interleave(steps, 0)
 
     def _hide(self, there: Tensor | None, nothing: Tensor) -> Tensor | None:
-        """In which samples the others see a stream, `(B,)` or None for all: where it is, less modality dropout."""
+        """Samples in which the others see a stream, `(B,)` or None for all: it is there, and not dropped."""
         if not self.training or self.modality_dropout == 0 or len(self.widths) == 1:
             return there
         kept = torch.rand(len(nothing), device=nothing.device) >= self.modality_dropout
         return kept if there is None else kept & there
 
     def _available(self, m: str, seen: Mapping[str, Tensor | None], nothing: Tensor) -> Tensor | None:
-        """Experts with something to read, `(B, E)` or None for all: uni-modal ones, and all where another stream is seen."""
-        some = [seen[n] for n in self.others[m] if n in seen]
-        if any(s is None for s in some):
-            return None
+        """Experts with something to read, `(B, E)`: uni-modal ones, all where another is seen. None: all."""
         anything = torch.zeros(len(nothing), dtype=torch.bool, device=nothing.device)
-        for s in some:
-            anything = anything | s
+        for n in self.others[m]:
+            if n not in seen:
+                continue
+            there = seen[n]
+            if there is None:
+                return None
+            anything = anything | there
         return anything[:, None] | self.alone
 
     def _mix(
@@ -214,7 +216,8 @@ class HMMoELayer(nn.Module):
         seen: Mapping[str, Tensor | None],
     ) -> Tensor:
         """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
-        gate = sum(self.counts.values()) * (gate if gate.dim() == 3 else gate[:, None])  # 1 where all are used alike
+        # 1 where all are used alike
+        gate = sum(self.counts.values()) * (gate if gate.dim() == 3 else gate[:, None])
         gate = gate.repeat_interleave(self.rank, -1)  # (B, 1 or N, W)
         of_channels, *of_tokens = gate.split(self.pieces, -1)
         ys = [self._tokens(m, i, z, masks, seen) for i in range(len(of_tokens))]
@@ -223,11 +226,14 @@ class HMMoELayer(nn.Module):
         scale, shift = self._channels(m, context)
         return mix(z[m][0], scale * of_channels, shift * of_channels, ys, of_tokens)
 
+    def _group(self, m: str, kind: str) -> nn.Module:
+        return self.experts.get_submodule(f"{m}.{kind}")
+
     def _channels(self, m: str, context: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of all channel experts of stream m, each `(B, 1, n*r)`, from a `(B, context)`."""
         scales, shifts = [], []
         for kind in self.channel_kinds:
-            scale, shift = self.experts[m][kind](context)
+            scale, shift = self._group(m, kind)(context)
             scales.append(scale.expand(len(context), -1))
             shifts.append(torch.zeros_like(scales[-1]) if shift is None else shift.expand(len(context), -1))
         return torch.cat(scales, -1)[:, None], torch.cat(shifts, -1)[:, None]
@@ -244,7 +250,7 @@ class HMMoELayer(nn.Module):
         own, others = z[m][1 + i], [n for n in self.others[m] if n in z]
         if not others:
             return torch.zeros_like(own)  # nothing to read: gate is zero
-        group = self.experts[m][self.token_kinds[i]]
+        group = self._group(m, self.token_kinds[i])
         read = torch.cat([z[n][1 + i] for n in others], 1) if len(others) > 1 else z[others[0]][1 + i]
         if all(n not in masks and seen[n] is None for n in others):
             return group(own, read, masks.get(m), None)
@@ -276,7 +282,8 @@ class HMMoELayer(nn.Module):
         for m, mask in masks.items():
             if m in states and (mask.dtype != torch.bool or mask.shape != states[m].shape[:2]):
                 raise ValueError(
-                    f"mask of stream {m!r} must be bool {tuple(states[m].shape[:2])}, got {mask.dtype} {tuple(mask.shape)}"
+                    f"mask of stream {m!r} must be bool {tuple(states[m].shape[:2])}, "
+                    f"got {mask.dtype} {tuple(mask.shape)}"
                 )
 
     def extra_repr(self) -> str:

@@ -1,9 +1,9 @@
-"""The one elementwise step of a layer, with its own backward so that long streams pay for few passes over memory.
+"""The one elementwise step of a layer, with its own backward: long streams cost few passes over memory.
 
     [phi(z) * scale + shift,  y_1 * g_1,  y_2 * g_2, ...]          phi = SiLU
 
-Written with autograd's own operators this makes five temporaries of the size of z; here it is the result going forward and
-two going back. Tested equal to the plain form, gradients included.
+Written with autograd's own operators this makes five temporaries of the size of z; here it is the result
+going forward and two going back. Tested equal to the plain form, gradients included.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ class _Mix(torch.autograd.Function):
         widths = [t.shape[-1] for t in (z, *ys) if t is not None]
         out = first.new_empty(*first.shape[:-1], sum(widths))
         parts = list(out.split(widths, -1))
-        if z is not None:
+        if z is not None and scale is not None and shift is not None:
             torch.addcmul(shift, F.silu(z), scale, out=parts.pop(0))
         for part, y, g in zip(parts, ys, gates, strict=True):
             torch.mul(y, g, out=part)

@@ -1,4 +1,4 @@
-"""From a model and a config to a plan: which block of which stream stands at which fusion point, and how wide."""
+"""From a model and a config to a plan: which block of which stream stands at which fusion point, how wide."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +46,8 @@ def make_plan(model: nn.Module, config: HMMoEConfig) -> Plan:
     """The plan of a config for a model.
 
     Raises:
-        ValueError: streams, points or spans that do not fit, widths that cannot be read off the model, or adapters made
+        ValueError: streams, points or spans that do not fit, widths that cannot be read off the model, or
+            adapters made
             for other towers (saying which stream, and what differs).
     """
     blocks = _blocks(model, config)
@@ -54,12 +55,14 @@ def make_plan(model: nn.Module, config: HMMoEConfig) -> Plan:
     made_for = config.depths or {}
     if made_for and set(made_for) - set(depths):
         raise ValueError(
-            f"these adapters were made for streams {', '.join(sorted(made_for))}; this model has {', '.join(sorted(depths))}"
+            f"these adapters were made for streams {', '.join(sorted(made_for))}; "
+            f"this model has {', '.join(sorted(depths))}"
         )
     for m, depth in sorted(made_for.items()):
         if depths[m] != depth:
             raise ValueError(
-                f"these adapters were made for a tower {m!r} of {depth} blocks; this model's has {depths[m]} ({blocks[m][0]} …)"
+                f"these adapters were made for a tower {m!r} of {depth} blocks; this model's has {depths[m]} "
+                f"({blocks[m][0]} …)"
             )
     points = _by_group(_points(config, blocks, depths), getattr(model, "groups", None))
     if config.spans is not None and any(len(set(point.values())) > 1 for point in points):
@@ -68,9 +71,12 @@ def make_plan(model: nn.Module, config: HMMoEConfig) -> Plan:
         )
     widths: list[dict[str, int]] = []
     for point in points:
-        turn = {m: sum(m in earlier for earlier in widths) for m in point}  # which of the stream's own points this is
+        # which of the stream's own points this is
+        turn = {m: sum(m in earlier for earlier in widths) for m in point}
         total = {m: sum(m in p for p in points) for m in point}
-        widths.append({m: _width(model, config, m, blocks[m][i], turn[m], total[m]) for m, i in point.items()})
+        widths.append(
+            {m: _width(model, config, m, blocks[m][i], turn[m], total[m]) for m, i in point.items()}
+        )
     return Plan(blocks, points, widths)
 
 
@@ -93,7 +99,8 @@ def _blocks(model: nn.Module, config: HMMoEConfig) -> dict[str, list[str]]:
     if config.streams is None:
         if not towers:
             raise ValueError(
-                f"streams must map each modality to a glob of its blocks, since {type(model).__name__} is no MultimodalModel"
+                f"streams must map each modality to a glob of its blocks, since {type(model).__name__} is no "
+                "MultimodalModel"
             )
         return {m: _in_tower(model, tower) for m, tower in towers.items()}
     for m in config.streams:
@@ -109,7 +116,8 @@ def _sequence_blocks(model: nn.Module, config: HMMoEConfig) -> dict[str, list[st
     else:
         if set(config.streams) != set(config.spans) or len(set(config.streams.values())) != 1:
             raise ValueError(
-                f"streams that are spans of one sequence share one glob, got streams={config.streams} for {sorted(config.spans)}"
+                f"streams that are spans of one sequence share one glob, got streams={config.streams} "
+                f"for {sorted(config.spans)}"
             )
         paths = match_blocks(model, next(iter(config.streams.values())), next(iter(config.streams)))
     return {m: paths for m in config.spans}
@@ -134,7 +142,7 @@ def _points(
 
 
 def _by_group(points: list[dict[str, int]], groups: list[list[str]] | None) -> list[dict[str, int]]:
-    """Streams that never see each other get fusion points of their own, so that no expert waits for what cannot come."""
+    """Streams that never see each other get points of their own: no expert waits for what cannot come."""
     if not groups or len(groups) == 1:
         return points
     split = [{m: point[m] for m in group if m in point} for point in points for group in groups]

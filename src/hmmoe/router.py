@@ -3,13 +3,15 @@
     g_m = softmax(R_m tanh(S [pool(Z_1), ..., pool(Z_M)]))          per sample
     g_m = softmax(R_m tanh(S [...]) + T_m Z_m)                      per token
 
-over the experts that are available: an expert whose other streams are all missing gets weight 0 and the rest are
-normalised again. Top-k keeps the k largest weights, as masked weights on dense work, so that every parameter gets a
-gradient every step.
+over the experts that are available: an expert whose other streams are all missing gets weight 0 and the rest
+are normalised again. Top-k keeps the k largest weights, as masked weights on dense work, so that every
+parameter gets a gradient every step.
 
 Auxiliary losses (to be added to the task's loss with a small weight):
-    balance   E * sum_e (mean weight of e - 1/E)^2, 0 when all experts are used alike: the squared coefficient of variation
-              of their importance (Shazeer et al., arXiv 1701.06538, section 4); with missing streams 1/E is 1 over the
+    balance   E * sum_e (mean weight of e - 1/E)^2, 0 when all experts are used alike: the squared
+    coefficient of variation
+              of their importance (Shazeer et al., arXiv 1701.06538, section 4); with missing streams 1/E is
+              1 over the
               number of available experts
     z         mean over samples of logsumexp(logits)^2 (ST-MoE, arXiv 2202.08906, eq. 5)
 """
@@ -30,7 +32,6 @@ class Router(nn.Module):
         hidden: width of the router's hidden layer.
         per_token: route every token by itself instead of the whole sample.
         top_k: keep only the k largest weights; None keeps all.
-        bias: initial logits `(E,)`, zero if None.
     """
 
     def __init__(
@@ -42,21 +43,14 @@ class Router(nn.Module):
         hidden: int = 32,
         per_token: bool = False,
         top_k: int | None = None,
-        bias: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.top_k = top_k
         self.sense = nn.Linear(len(streams) * width, hidden)
         self.rate = nn.ModuleDict({m: nn.Linear(hidden, experts) for m in streams})
         self.token = nn.ModuleDict({m: nn.Linear(width, experts, bias=False) for m in streams if per_token})
-        for rate in self.rate.values():
-            nn.init.normal_(rate.weight, std=1e-2)
-            nn.init.zeros_(rate.bias)
-            if bias is not None:
-                with torch.no_grad():
-                    rate.bias.copy_(bias)
-        for token in self.token.values():
-            nn.init.normal_(token.weight, std=1e-2)
+        for name, parameter in [*self.rate.named_parameters(), *self.token.named_parameters()]:
+            nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=1e-2)
 
     def forward(
         self,
@@ -71,10 +65,12 @@ class Router(nn.Module):
             pooled: `(B, M * W)` pooled low-rank states of all streams side by side, zero where missing.
             z: stream -> `(B, N, W)`, the streams to route; their tokens are read only when routing per token.
             available: stream -> `(B, E)` bool, or None when all experts are.
-            counted: stream -> what counts in the losses, `(B,)` bool (per token: `(B, N)`), or None when all do.
+            counted: stream -> what counts in the losses, `(B,)` bool (per token: `(B, N)`), or None when all
+                do.
 
         Returns:
-            stream -> `(B, E)` or `(B, N, E)` weights, zero for a sample without any available expert; the balance loss and
+            stream -> `(B, E)` or `(B, N, E)` weights, zero for a sample without any available expert; the
+            balance loss and
             the z-loss, averaged over streams.
         """
         sensed = torch.tanh(self.sense(pooled))  # (B, hidden)
@@ -138,8 +134,3 @@ def _share_of(counted: Tensor | None, rows: int, like: Tensor) -> Tensor:
         return like.new_full((1, rows), 1 / rows)
     counts = counted.flatten().to(like.dtype)
     return (counts / counts.sum().clamp(min=1))[None]
-
-
-def expert_bias(kinds: Mapping[str, int], reads_others: Mapping[str, bool], lean: float) -> Tensor:
-    """Initial logits that lean toward uni-modal experts by `lean`, `(E,)`."""
-    return torch.cat([torch.full((n,), 0.0 if reads_others[kind] else lean) for kind, n in kinds.items()])

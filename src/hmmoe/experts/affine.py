@@ -1,11 +1,13 @@
 """Affine experts: scale and shift in rank space.
 
-    uni-modal      Y = phi(Z_m) * gamma + beta                      gamma, beta learned vectors
-    conditioned    Y = phi(Z_m) * (1 + gamma(c)) + beta(c)          c = pooled low-rank states of the other streams,
-                                                                    [gamma, beta] = W_2 relu(W_1 c + b_1) + b_2
+    uni-modal      Y = phi(Z_m) * gamma + beta                gamma, beta learned vectors
+    conditioned    Y = phi(Z_m) * (1 + gamma(c)) + beta(c)    [gamma, beta] = W_2 relu(W_1 c + b_1) + b_2
 
-Source: the paper (arXiv 2503.20633) changes the affine linear expert so that fusion happens in the low-rank space; that
-the other streams act through scale and shift (as in FiLM, arXiv 1709.07871), by a network of hidden width r, is our choice.
+with c the pooled low-rank states of the other streams.
+
+Source: the paper (arXiv 2503.20633) changes the affine linear expert so that fusion happens in the low-rank
+space; that the other streams act through scale and shift (as in FiLM, arXiv 1709.07871), by a network of
+hidden width r, is our choice.
 """
 
 import torch

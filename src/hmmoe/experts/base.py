@@ -11,7 +11,8 @@ class Experts(nn.Module, ABC):
     Args:
         count: number of experts n in the group.
         rank: channels r of each expert.
-        context: width of what they may know of the other streams as a whole, their pooled low-rank states side by side.
+        context: width of what they may know of the other streams as a whole, their pooled low-rank states
+            side by side.
     """
 
     reads_others: bool = True
@@ -33,7 +34,8 @@ class ChannelExperts(Experts):
         """Scale and shift of every channel.
 
         Args:
-            context: `(B, context)` pooled low-rank states of the other streams side by side, zero where one is missing.
+            context: `(B, context)` pooled low-rank states of the other streams side by side, zero where one
+                is missing.
 
         Returns:
             scale and shift, each `(B, n * r)` or `(n * r,)`; a shift of None means no shift.

@@ -1,9 +1,11 @@
 """Channel-attention experts: the other streams gate the channels of this one.
 
-    Y = phi(Z_m) * 2 sigmoid(W_2 relu(W_1 c + b_1) + b_2)          c = pooled low-rank states of the other streams
+    Y = phi(Z_m) * 2 sigmoid(W_2 relu(W_1 c + b_1) + b_2)
 
-Source: the paper (arXiv 2503.20633) names the family, the squeeze-and-excite form (arXiv 1709.01507) with hidden width r is
-our choice; the factor 2 makes the gate start near 1 instead of 1/2.
+with c the pooled low-rank states of the other streams.
+
+Source: the paper (arXiv 2503.20633) names the family, the squeeze-and-excite form (arXiv 1709.01507) with
+hidden width r is our choice; the factor 2 makes the gate start near 1 instead of 1/2.
 """
 
 from torch import Tensor, nn

@@ -1,15 +1,16 @@
 """Cross-attention experts: one stream asks, the others answer.
 
-    Y = softmax(Q K^T / sqrt(r)) V        Q = Z_m W_q,  K = Z_n W_k,  V = Z_n W_v        r x r matrices per expert
+    Y = softmax(Q K^T / sqrt(r)) V        Q = Z_m W_q,  K = Z_n W_k,  V = Z_n W_v,  r x r matrices
 
-with the tokens of all other streams n side by side as keys and values. Beyond `exact_tokens` keys the same attention goes
-through L latent tokens, the means A of L stretches of the queries, so that cost is linear in tokens on both sides:
+with the tokens of all other streams n side by side as keys and values. Beyond `exact_tokens` keys the same
+attention goes through L latent tokens, the means A of L stretches of the queries, so that cost is linear in
+tokens on both sides:
 
     Y = softmax(Q A^T / sqrt(r)) [softmax(A K^T / sqrt(r)) V]
 
-Source: the paper (arXiv 2503.20633) names the family; doing it in rank space is the paper's, the projections and the
-latents (as in agent attention, arXiv 2312.08874: no weight depends on a token count, none is idle on short streams) are
-our choice.
+Source: the paper (arXiv 2503.20633) names the family; doing it in rank space is the paper's, the projections
+and the latents (as in agent attention, arXiv 2312.08874: no weight depends on a token count, none is idle on
+short streams) are our choice.
 """
 
 import torch
@@ -20,11 +21,12 @@ from hmmoe.experts.base import TokenExperts
 
 
 class CrossAttention(TokenExperts):
-    """One head per expert.
+    """One head per expert; parameters `query`, `key` and `value`, each `(n, r, r)`.
 
     Args:
         latents: number L of latent tokens.
-        exact_tokens: up to this many keys attention is exact; it also is when there are at most `latents` queries.
+        exact_tokens: up to this many keys attention is exact; it also is when there are at most `latents`
+            queries.
     """
 
     def __init__(
@@ -32,10 +34,9 @@ class CrossAttention(TokenExperts):
     ) -> None:
         super().__init__(count, rank, context)
         self.latents, self.exact_tokens = latents, exact_tokens
-        for name in ("query", "key", "value"):
-            weight = nn.Parameter(torch.empty(count, rank, rank))
-            nn.init.normal_(weight, std=rank**-0.5)
-            self.register_parameter(name, weight)
+        self.query, self.key, self.value = (
+            nn.Parameter(nn.init.normal_(torch.empty(count, rank, rank), std=rank**-0.5)) for _ in range(3)
+        )
 
     def forward(self, own: Tensor, read: Tensor, own_mask: Tensor | None, read_mask: Tensor | None) -> Tensor:
         z_m, z_n = self._heads(own), self._heads(read)  # (B, n, N, r), (B, n, K, r)
@@ -55,7 +56,7 @@ class CrossAttention(TokenExperts):
         return z.unflatten(-1, (self.count, self.rank)).transpose(1, 2)
 
     def _stretch_means(self, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Means over the real tokens of L stretches, `(B, n, L, r)`, and which stretches hold any, `(B, 1, 1, L)`."""
+        """Means over the real tokens of L stretches, `(B, n, L, r)`; which hold any, `(B, 1, 1, L)`."""
         flat = z.flatten(0, 1).transpose(1, 2)  # (B*n, r, N)
         if mask is None:
             return F.adaptive_avg_pool1d(flat, self.latents).transpose(1, 2).unflatten(0, z.shape[:2]), None
