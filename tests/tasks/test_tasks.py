@@ -13,7 +13,10 @@ from hmmoe.tasks import TASKS
 FRAMES = {"ave_mini": 10}
 
 
-@pytest.fixture(params=TASKS)
+OURS = [name for name, task in TASKS.items() if task.__module__.startswith("hmmoe.")]  # other tests add toys
+
+
+@pytest.fixture(params=OURS)
 def task(request, tmp_path):
     return TASKS[request.param](PACKS[request.param](tmp_path))
 
@@ -151,7 +154,7 @@ def test_a_folder_without_the_data_names_the_file_that_is_missing(task, tmp_path
         type(task)(tmp_path / "empty").dataset("train")
 
 
-@pytest.mark.parametrize("name", [n for n in TASKS if n != "easy_vqa"])
+@pytest.mark.parametrize("name", [n for n in OURS if n != "easy_vqa"])
 def test_a_task_without_a_package_needs_its_folder(name):
     with pytest.raises(FileNotFoundError, match=f"task '{name}' needs root"):
         TASKS[name]().dataset("train")

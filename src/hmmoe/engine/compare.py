@@ -119,10 +119,8 @@ def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Reci
             )
         tree["method"]["budget"] = budget
         tree["method"].pop("rank", None)
-    else:
-        tree["train"]["head_learning_rate"] = (
-            None  # the head is all there is: its rate is the one that is tuned
-        )
+    if method == "frozen":  # the head is all there is: its rate is the one that is tuned
+        tree["train"]["head_learning_rate"] = None
     tree["train"]["learning_rate"] = rival.pop("learning_rate", rate)
     tree["method"] |= rival
     make_method(tree["method"])  # complain before anything runs
