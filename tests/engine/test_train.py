@@ -117,6 +117,27 @@ def test_the_test_split_is_not_read_where_no_test_is_asked_for(recipe, tmp_path,
     assert "test" not in metrics
 
 
+def test_every_row_counts_in_an_evaluation_whatever_the_batch_size(recipe, tmp_path, monkeypatch):
+    import toy
+
+    counted, batches = [], []
+    original, step = toy.ToyTask.metrics, trainers.RunTrainer.training_step
+
+    def metrics(self, logits, labels):
+        counted.append(len(labels))
+        return original(self, logits, labels)
+
+    def listen(self, model, inputs, *rest):
+        batches.append(len(inputs["index"]))
+        return step(self, model, inputs, *rest)
+
+    monkeypatch.setattr(toy.ToyTask, "metrics", metrics)
+    monkeypatch.setattr(trainers.RunTrainer, "training_step", listen)
+    train(recipe(train={"max_steps": 10, "batch_size": 7, "evaluations": 1}), tmp_path / "run")
+    assert counted == [24, 32]  # validation, test
+    assert set(batches) == {7}  # training steps are of one size
+
+
 def test_the_same_seed_gives_the_same_losses_with_and_without_the_prefix_cache(recipe, tmp_path):
     runs = [
         train(recipe(method=HMMOE, prefix_cache=cached), tmp_path / str(i), test=False)

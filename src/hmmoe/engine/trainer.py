@@ -85,9 +85,7 @@ class RunTrainer(Trainer):
         self.began, self.spent = time.perf_counter(), 0.0
         super().__init__(
             model,
-            _arguments(
-                run, train, steps, metric, drop_last=rows is not None and len(rows) >= train.batch_size
-            ),
+            _arguments(run, train, steps, metric),
             data_collator=collator,
             train_dataset=rows,
             eval_dataset=validation,
@@ -118,6 +116,14 @@ class RunTrainer(Trainer):
             fused=True,
         )
         return self.optimizer
+
+    def get_train_dataloader(self) -> Any:
+        """Whole batches of training rows only; Trainer's own switch would leave rows out of evaluations too."""
+        self.args.dataloader_drop_last = len(self.train_dataset) >= self.recipe.batch_size
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.args.dataloader_drop_last = False
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -236,7 +242,7 @@ class _Cadence(TrainerCallback):
         self.trainer.run.keep(state.global_step, state.best_global_step)
 
 
-def _arguments(run: RunDir, train: Train, steps: int, metric: str, *, drop_last: bool) -> TrainingArguments:
+def _arguments(run: RunDir, train: Train, steps: int, metric: str) -> TrainingArguments:
     never = 10**9  # the cadence callback says when
     return TrainingArguments(
         output_dir=str(run.checkpoints),
@@ -251,7 +257,6 @@ def _arguments(run: RunDir, train: Train, steps: int, metric: str, *, drop_last:
         data_seed=train.seed,
         bf16=train.precision == "bfloat16",
         dataloader_num_workers=train.workers,
-        dataloader_drop_last=drop_last,
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_strategy="no",
         eval_strategy="no",

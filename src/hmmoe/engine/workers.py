@@ -11,6 +11,7 @@ from typing import Any
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.run import RunDir
 
+EXIT_SECONDS = 20.0  # for a worker to close down
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -64,15 +65,23 @@ def run_all(
                     if "state" in message:
                         report(message["state"])
                         continue
-                    process.join()
                     del running[receiver]
+                    _end(process)
                     if "error" in message:
                         raise ChildProcessError(f"run {job.name}: {message['error']}")
                     yield job, message["metrics"]
         finally:
             for _, process, _ in running.values():
                 process.terminate()
-                process.join()
+                _end(process)
+
+
+def _end(process: Any) -> None:
+    """Wait for a worker that has said its last word; one that some library's thread keeps alive is killed."""
+    process.join(EXIT_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
 
 
 def _done(job: Job) -> dict[str, Any] | None:
