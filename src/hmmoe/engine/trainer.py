@@ -82,6 +82,7 @@ class RunTrainer(Trainer):
     ) -> None:
         self.run, self.recipe, self.last_loss = run, train, math.nan
         self.learner = model
+        self.whole_batches = rows is not None and len(rows) >= train.batch_size
         self.began, self.spent = time.perf_counter(), 0.0
         super().__init__(
             model,
@@ -118,8 +119,8 @@ class RunTrainer(Trainer):
         return self.optimizer
 
     def get_train_dataloader(self) -> Any:
-        """Whole batches of training rows only; Trainer's own switch would leave rows out of evaluations too."""
-        self.args.dataloader_drop_last = len(self.train_dataset) >= self.recipe.batch_size
+        """Whole batches of training rows; Trainer's own switch would leave rows out of evaluations too."""
+        self.args.dataloader_drop_last = self.whole_batches
         try:
             return super().get_train_dataloader()
         finally:
