@@ -24,7 +24,7 @@ slow: setup
 	$(BIN)/pytest -m slow
 
 demo: setup
-	$(BIN)/hmmoe compare recipes/easy_vqa.yaml --methods frozen,lora,hmmoe --seeds 3 --out runs/demo
+	$(BIN)/hmmoe compare recipes/easy_vqa.yaml --methods frozen,lora,hmmoe --seeds 3 --folder runs/demo --out runs/demo/result.json
 
 picture: setup
 	$(BIN)/python docs/draw_overview.py
