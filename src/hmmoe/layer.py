@@ -156,14 +156,17 @@ class HMMoELayer(nn.Module):
         z, c, split = {}, {}, {}
         for m in states:  # in rank space from here on
             z[m] = self.down[m](states[m])  # (B, N, W)
-            c[m] = unit_rms(masked_mean(z[m], masks.get(m)))  # (B, W)
+            c[m] = masked_mean(z[m], masks.get(m))  # (B, W)
             split[m] = z[m].split(self.pieces, -1)
         nothing = torch.zeros_like(next(iter(c.values())))
         there = {m: masks[m].any(-1) if m in masks else None for m in z}  # (B,); None: in every sample
         seen = {m: self._hide(there[m], nothing) for m in z}
-        c = {m: c.get(m, nothing) for m in self.widths}
-        c = {m: x if (s := seen.get(m)) is None else x * s[:, None] for m, x in c.items()}
-        everything = torch.cat(list(c.values()), -1)  # (B, M * W)
+        pooled = unit_rms(torch.stack([c.get(m, nothing) for m in self.widths], 1))  # (B, M, W)
+        if any(s is not None for s in seen.values()):
+            shown = [nothing.new_ones(len(nothing)) if (s := seen.get(m)) is None else s for m in self.widths]
+            pooled = pooled * torch.stack([s.to(pooled.dtype) for s in shown], 1)[..., None]
+        c = dict(zip(self.widths, pooled.unbind(1), strict=True))
+        everything = pooled.flatten(1)  # (B, M * W)
         whole = self._over_steps(everything, steps) if self.sample_context else None
         available = {m: self._available(m, seen, nothing) for m in z}
         counted = {m: masks.get(m) for m in z} if self.router.token else there
@@ -171,7 +174,8 @@ class HMMoELayer(nn.Module):
         updates = {}
         for m in z:
             known = [c[n] for n in self.others[m]] + ([] if whole is None else [whole])
-            context = F.dropout(torch.cat(known, -1), self.dropout, self.training)
+            context = torch.cat(known, -1) if len(known) > 1 else known[0]
+            context = F.dropout(context, self.dropout, self.training)
             y = self._mix(m, split, context, gates[m].to(z[m].dtype), masks, seen)  # (B, N, W)
             updates[m] = self._up(m, F.dropout(y, self.dropout, self.training), states[m], masks.get(m))
         return updates, Routing({m: gate.detach() for m, gate in gates.items()}, balance, z_loss)
@@ -311,7 +315,7 @@ def check_experts(experts: Mapping[str, int]) -> dict[str, int]:
 
 
 def unit_rms(c: Tensor) -> Tensor:
-    """Rows of unit root mean square, `(B, W)`; a row of zeros stays one."""
+    """Rows of unit root mean square, `(..., W)`; a row of zeros stays one."""
     return c * (c.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
 
 

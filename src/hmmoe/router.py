@@ -70,8 +70,7 @@ class Router(nn.Module):
 
         Returns:
             stream -> `(B, E)` or `(B, N, E)` weights, zero for a sample without any available expert; the
-            balance loss and
-            the z-loss, averaged over streams.
+            balance loss and the z-loss, averaged over streams.
         """
         sensed = torch.tanh(self.sense(pooled))  # (B, hidden)
         logits = {m: self.rate[m](sensed) for m in z}  # (B, E)
@@ -85,16 +84,11 @@ class Router(nn.Module):
         if any(a is not None for a in available.values()):
             can = torch.cat([_as_rows(available[m], shape, rows) for m, shape in zip(z, shapes, strict=True)])
         weights, partition = masked_softmax(rows, can, self.top_k)
-        counts = [_share_of(counted[m], n, rows) for m, n in zip(z, lengths, strict=True)]
-        with torch.no_grad():
-            even = (
-                torch.full_like(weights, 1 / weights.shape[-1])
-                if can is None
-                else can / can.sum(-1, keepdim=True).clamp(min=1)
-            )
-            per_stream = torch.block_diag(*counts)  # (M, R): averages over the rows of each stream that count
-        balance = rows.shape[-1] * (per_stream @ (weights - even)).square().sum() / len(shapes)
-        z_loss = (per_stream @ partition.square()).mean()
+        even = 1 / rows.shape[-1] if can is None else can / can.sum(-1, keepdim=True).clamp(min=1)
+        figures = torch.cat([weights - even, partition.square()[:, None]], -1).split(lengths)  # (R_m, E + 1)
+        means = torch.stack([_mean(f, counted[m]) for m, f in zip(z, figures, strict=True)])  # (M, E + 1)
+        balance = rows.shape[-1] * means[:, :-1].square().sum() / len(shapes)
+        z_loss = means[:, -1].mean()
         split = weights.split(lengths)
         return {m: w.view(shape) for m, w, shape in zip(z, split, shapes, strict=True)}, balance, z_loss
 
@@ -128,9 +122,9 @@ def _as_rows(available: Tensor | None, shape: torch.Size, like: Tensor) -> Tenso
     return (available if len(shape) == 2 else available[:, None].expand(shape)).flatten(0, -2)
 
 
-def _share_of(counted: Tensor | None, rows: int, like: Tensor) -> Tensor:
-    """Weights that average over the rows that count, `(1, R_m)`."""
+def _mean(figures: Tensor, counted: Tensor | None) -> Tensor:
+    """Mean of `(R_m, F)` figures over the decisions that count, `(F,)`."""
     if counted is None:
-        return like.new_full((1, rows), 1 / rows)
-    counts = counted.flatten().to(like.dtype)
-    return (counts / counts.sum().clamp(min=1))[None]
+        return figures.mean(0)
+    counts = counted.flatten().to(figures.dtype)
+    return counts @ figures / counts.sum().clamp(min=1)
