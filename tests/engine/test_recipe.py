@@ -98,4 +98,4 @@ def test_shipped_recipes_load(path):
     recipe = Recipe.load(path, ["data_root=/data"])
     assert recipe.name == path.stem
     make_method(recipe.method)
-    assert not re.search(r"/work|/root|/home", path.read_text())
+    assert not re.search(r"""[\s"':]/\w""", path.read_text())  # no absolute path
