@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from hmmoe.engine.recipe import Train
 from hmmoe.engine.run import RunDir
 from hmmoe.methods import is_head
+from hmmoe.methods.inplace import learned
 
 WEIGHTS = "model.safetensors"
 TIMING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")  # the Trainer's own
@@ -26,25 +27,13 @@ LOGGED = 200  # points of a loss curve
 Report = Callable[[dict[str, Any]], None]
 
 
-def learning_state(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes: parameters that learn and the buffers of the modules that own them."""
-    state = {}
-    for prefix, module in model.named_modules():
-        own = dict(module.named_parameters(prefix=prefix, recurse=False))
-        learning = {name: p for name, p in own.items() if p.requires_grad}
-        if learning:
-            state.update(learning)
-            state.update(module.named_buffers(prefix=prefix, recurse=False))
-    return state
-
-
 def save_learning(model: nn.Module, path: Path) -> None:
-    save_file({name: t.detach().contiguous() for name, t in learning_state(model).items()}, str(path))
+    save_file({name: t.detach().contiguous() for name, t in learned(model).items()}, str(path))
 
 
 def load_learning(model: nn.Module, path: Path) -> None:
     """Inverse of `save_learning`, into a model built by the same recipe."""
-    saved, state = load_file(str(path)), learning_state(model)
+    saved, state = load_file(str(path)), learned(model)
     if saved.keys() != state.keys():
         odd = sorted(saved.keys() ^ state.keys())
         raise ValueError(
@@ -148,7 +137,7 @@ class RunTrainer(Trainer):
 
     def check_weights(self) -> None:
         """Before a checkpoint is called good: a finite loss may still have had infinite gradients."""
-        for name, tensor in learning_state(self.learner).items():
+        for name, tensor in learned(self.learner).items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 self._stop(f"the weights {name!r} became infinite by step {self.state.global_step}", None)
 
