@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,19 @@ from hmmoe.engine.progress import Display
 from hmmoe.engine.workers import Job, run_all
 from hmmoe.methods import METHODS
 
+HANG = """
+import os, time
+from hmmoe.engine import train
+from hmmoe.engine.workers import Job, run_all
+
+def hang(*_, **__):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+train.train = hang  # in the worker too, which imports this file
+if __name__ == "__main__":
+    list(run_all([Job("x", {recipe!r}, {folder!r})], 1, 1, lambda name: print))
+"""
 TOY = Path(__file__).parent / "toy.py"
 
 
@@ -147,6 +161,19 @@ def test_a_failing_run_stops_the_comparison_with_its_sentence(recipe, said, tmp_
     tree = recipe().to_dict() | {"task": {"name": "nothing"}}
     with pytest.raises(ChildProcessError, match="run x: unknown task 'nothing'"):
         list(run_all([Job("x", tree, str(tmp_path / "run"))], 1, 1, said[0].row))
+
+
+def test_workers_end_when_the_comparison_is_killed(recipe, tmp_path):
+    script = tmp_path / "hang.py"
+    script.write_text(HANG.format(recipe=recipe().to_dict(), folder=str(tmp_path / "run")))
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    try:
+        parent.communicate(timeout=60)  # the output closes only when the worker has ended too
+    except subprocess.TimeoutExpired:
+        os.kill(worker, signal.SIGKILL)
+        raise
 
 
 def test_finished_runs_start_no_process_and_other_recipes_are_refused(recipe, said, tmp_path, monkeypatch):

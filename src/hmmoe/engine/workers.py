@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ def _work(job: Job, pipe: Connection) -> None:
     """In the worker: train, and send reports, then metrics or an error's sentence."""
     from hmmoe.engine.train import train
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         metrics = train(
             Recipe.from_dict(job.recipe),
@@ -108,6 +110,17 @@ def _work(job: Job, pipe: Connection) -> None:
         pipe.send({"error": str(error)})
     finally:
         pipe.close()
+
+
+def _end_with_parent() -> None:
+    """In a thread of the worker: end the worker when its parent is gone, be it by kill -9.
+
+    Whatever the worker was writing stays as `RunDir` leaves it on a kill: resumable.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a worker has a parent"
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager
