@@ -1,12 +1,14 @@
 """Every method through one interface: what learns, how much, unchanged at the start, saved, loaded."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from hmmoe.container import MultimodalModel
 from hmmoe.methods import METHODS, Budgeted, count_parts, make_method, share
-from hmmoe.methods.base import adapted_blocks
+from hmmoe.methods.base import plan_of
 from hmmoe.tasks.heads import PooledHead
 
 BUDGET = 0.3
@@ -124,15 +126,30 @@ def test_saved_and_loaded_is_bit_equal(name, tmp_path):
 
 def test_lora_adapts_exactly_the_blocks_of_the_fusion_points():
     model = towers_and_head()
-    blocks = adapted_blocks(model, 2)
-    assert blocks == {"image": ["blocks.2", "blocks.5"], "text": ["blocks.1", "blocks.2"]}
-    assert adapted_blocks(model, [{"image": -1, "text": 0}]) == {"image": ["blocks.5"], "text": ["blocks.0"]}
+    last = plan_of(model, [{"image": -1, "text": 0}])
+    assert last.paths == {"towers.image.blocks.5", "towers.text.blocks.0"}
     built = make_method(options("lora")).build(model)
     learning = {
         k.split(".lora_")[0] for k, p in built.named_parameters() if p.requires_grad and ".lora_" in k
     }
     found = {k.removeprefix("base_model.model.towers.") for k in learning}
     assert found == {"image.blocks.2.mix", "image.blocks.5.mix", "text.blocks.1.mix", "text.blocks.2.mix"}
+
+
+@pytest.mark.parametrize("name", ["lora", "adapter", "dg_sct", "hmmoe"])
+def test_without_points_staged_towers_are_adapted_at_the_same_blocks_by_all_methods(name):
+    model = towers_and_head()
+    for stream, depths in (("image", (1, 3)), ("text", (2, 1))):
+        width = {"image": 64, "text": 48}[stream]
+        stages = [nn.ModuleList(Block(width, stream == "image") for _ in range(depth)) for depth in depths]
+        model.towers[stream].blocks = nn.ModuleList(stages)
+    built = make_method({"name": name, "rank": 2}).build(model)
+    learning = [k for k, p in built.named_parameters() if p.requires_grad]
+    wrapped = [k for k, m in built.named_modules() if type(m).__name__ == "HMMoEBlock"]
+    matches = [re.search(r"(image|text)\.blocks\.\d\.\d", k) for k in learning + wrapped]
+    found = {match[0] for match in matches if match}
+    by_stage = {"image.blocks.0.0", "image.blocks.1.2", "text.blocks.0.1", "text.blocks.1.0"}
+    assert found == by_stage
 
 
 def test_bad_options_are_named():

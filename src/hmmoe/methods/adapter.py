@@ -11,8 +11,8 @@ the frozen one exactly instead of nearly. The norms of the block stay frozen, wh
 from dataclasses import dataclass
 from typing import Any
 
-from hmmoe.methods.base import freeze
-from hmmoe.methods.inplace import InPlaceBudgeted, plan_of, tower_parameters
+from hmmoe.methods.base import freeze, plan_of
+from hmmoe.methods.inplace import InPlaceBudgeted, tower_parameters
 
 
 @dataclass

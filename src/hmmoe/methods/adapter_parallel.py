@@ -9,8 +9,8 @@ before it. A block without an MLP (some convolutions) has its adapter beside its
 from dataclasses import dataclass, field
 from typing import Any
 
-from hmmoe.methods.base import freeze
-from hmmoe.methods.inplace import InPlaceBudgeted, plan_of, tower_parameters
+from hmmoe.methods.base import freeze, plan_of
+from hmmoe.methods.inplace import InPlaceBudgeted, tower_parameters
 from hmmoe.options import about
 
 

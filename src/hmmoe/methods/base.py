@@ -7,9 +7,14 @@ share does not exceed `budget`.
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hmmoe.options import about, build
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hmmoe.plan import Plan
 
 
 @dataclass
@@ -79,19 +84,16 @@ def freeze(model: Any) -> None:
     model.head.requires_grad_(True)
 
 
-def adapted_blocks(model: Any, points: int | list | None) -> dict[str, list[str]]:
-    """Per stream the module paths, within its tower, of the blocks that stand at a fusion point.
+def plan_of(model: "nn.Module", points: int | list | None) -> "Plan":
+    """The blocks that HMMoE would adapt with these `points`, and which of them meet.
 
     Raises:
-        ValueError: `points` does not fit the towers.
+        ValueError: `points` does not fit the towers, or the width of a block cannot be read off it.
     """
-    from hmmoe.streams import find_blocks, spread
-    from hmmoe.streams.points import explicit
+    from hmmoe.config import HMMoEConfig
+    from hmmoe.plan import make_plan
 
-    blocks = {stream: find_blocks(tower) for stream, tower in model.towers.items()}
-    depths = {stream: len(paths) for stream, paths in blocks.items()}
-    where = explicit(points, depths) if isinstance(points, list) else spread(depths, points)
-    return {m: [blocks[m][point[m]] for point in where if m in point] for m in blocks}
+    return make_plan(model, HMMoEConfig(rank=1, points=points))
 
 
 def count_parts(model: Any) -> dict[str, int]:

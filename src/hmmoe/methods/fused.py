@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from hmmoe.methods.base import freeze
-from hmmoe.methods.inplace import InPlaceBudgeted, beside, plan_of, tower_parameters
+from hmmoe.methods.base import freeze, plan_of
+from hmmoe.methods.inplace import InPlaceBudgeted, beside, tower_parameters
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,7 +1,4 @@
-"""Methods that change a model in place: what learns goes to one safetensors file and comes back from it.
-
-Also the plan that all of them share with HMMoE: which blocks are adapted, and which of them meet.
-"""
+"""Methods that change a model in place: what learns goes to one safetensors file and comes back from it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +9,6 @@ from hmmoe.methods.base import Budgeted, Method
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from hmmoe.plan import Plan
 
 FILE = "learned.safetensors"
 
@@ -79,14 +74,6 @@ def learned(model: "nn.Module") -> dict[str, "Tensor"]:
 
 def shape(state: dict[str, "Tensor"], name: str) -> tuple[int, ...] | None:
     return tuple(state[name].shape) if name in state else None
-
-
-def plan_of(model: "nn.Module", points: int | list | None) -> "Plan":
-    """The blocks that HMMoE would adapt with these `points`."""
-    from hmmoe.config import HMMoEConfig
-    from hmmoe.plan import make_plan
-
-    return make_plan(model, HMMoEConfig(rank=1, points=points))
 
 
 def tower_parameters(model: Any) -> int:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from hmmoe.methods.base import Budgeted, adapted_blocks
+from hmmoe.methods.base import Budgeted, plan_of
 from hmmoe.options import about
 
 
@@ -55,15 +55,12 @@ def _targets(model: Any, points: int | list | None) -> dict[str, int]:
     from torch import nn
 
     costs: dict[str, int] = {}
-    for stream, blocks in adapted_blocks(model, points).items():
-        for block in blocks:
-            for name, layer in (
-                model.towers[stream].get_submodule(block).named_modules(prefix=f"towers.{stream}.{block}")
-            ):
-                if isinstance(layer, nn.Linear):
-                    costs[name] = layer.in_features + layer.out_features
-                elif isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == 1:
-                    costs[name] = layer.in_channels * layer.weight[0, 0].numel() + layer.out_channels
+    for block in sorted(plan_of(model, points).paths):
+        for name, layer in model.get_submodule(block).named_modules(prefix=block):
+            if isinstance(layer, nn.Linear):
+                costs[name] = layer.in_features + layer.out_features
+            elif isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == 1:
+                costs[name] = layer.in_channels * layer.weight[0, 0].numel() + layer.out_channels
     if not costs:
         raise ValueError("method 'lora' found no linear layer or convolution in the adapted blocks")
     return costs

@@ -55,7 +55,8 @@ def published_size(name: str) -> dict[str, int]:
     import torch
 
     from hmmoe.backbones.presets import PRESETS
-    from hmmoe.methods.inplace import plan_of, tower_parameters
+    from hmmoe.methods.base import plan_of
+    from hmmoe.methods.inplace import tower_parameters
     from hmmoe.streams import block_width, find_blocks
 
     if name not in COUNTED:

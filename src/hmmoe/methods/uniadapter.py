@@ -15,8 +15,8 @@ All up projections start at zero (published: the text's).
 from dataclasses import dataclass, field
 from typing import Any
 
-from hmmoe.methods.base import freeze
-from hmmoe.methods.inplace import InPlaceBudgeted, beside, plan_of, tower_parameters
+from hmmoe.methods.base import freeze, plan_of
+from hmmoe.methods.inplace import InPlaceBudgeted, beside, tower_parameters
 from hmmoe.options import about
 
 

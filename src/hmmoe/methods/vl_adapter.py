@@ -14,8 +14,8 @@ only. U = u = 0 at the start, as in `adapter`.
 from dataclasses import dataclass
 from typing import Any
 
-from hmmoe.methods.base import freeze
-from hmmoe.methods.inplace import InPlaceBudgeted, beside, plan_of, tower_parameters
+from hmmoe.methods.base import freeze, plan_of
+from hmmoe.methods.inplace import InPlaceBudgeted, beside, tower_parameters
 from hmmoe.methods.layernorm import norm_parameters
 
 

@@ -26,17 +26,10 @@ def write_report(
         metrics: as in metrics.json, with the curves and, where the model routes, the mean routing.
         samples: what `Task.show` said of some test rows.
     """
-    from jinja2 import Environment, PackageLoader
-
     from hmmoe.report.figures import curves, routing_map
 
-    pages = Environment(
-        loader=PackageLoader("hmmoe", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    pages.filters["uri"] = data_uri
-    pages.tests["strip"] = is_strip
     routing = metrics.get("routing")
-    text = pages.get_template("report.html.jinja").render(
+    text = template("report.html.jinja").render(
         recipe=recipe,
         recipe_yaml=recipe.to_yaml(),
         environment=environment,
@@ -47,6 +40,18 @@ def write_report(
         samples=samples,
     )
     path.write_text(text, encoding="utf-8")
+
+
+def template(name: str) -> Any:
+    """One of the templates beside this file."""
+    from jinja2 import Environment, PackageLoader
+
+    pages = Environment(
+        loader=PackageLoader("hmmoe", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    pages.filters["uri"] = data_uri
+    pages.tests["strip"] = is_strip
+    return pages.get_template(name)
 
 
 def data_uri(data: bytes, kind: str) -> str:
