@@ -73,7 +73,7 @@ def test_progress_tells_phase_step_loss_and_metric(finished):
     assert steps[0]["rows"] == 8
     assert steps[0]["metric"] is None
     assert steps[-1]["metric"] is not None
-    assert {r["phase"] for r in reports} == {"load", "train", "validate", "test", "done"}
+    assert {r["phase"] for r in reports} == {"load", "remember", "train", "validate", "test", "done"}
 
 
 def test_a_finished_run_is_not_run_again(finished, monkeypatch):
@@ -309,3 +309,28 @@ def test_what_does_not_fit_is_said_before_a_folder_is_made(recipe, tmp_path, cha
     with pytest.raises(ValueError, match=said):
         train(recipe(**change), tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_that_share_a_memory_learn_what_a_run_alone_learns(recipe, tmp_path):
+    shared = recipe(
+        prefix_cache=True, method={"name": "lora", "budget": 0.5, "points": [{"image": 3, "text": 2}]}
+    )
+    alone = train(shared, tmp_path / "alone")
+    first = train(shared, tmp_path / "first", memory=tmp_path / "memory")
+    (file,) = (tmp_path / "memory").iterdir()
+    written = file.stat().st_mtime_ns
+    second = train(shared, tmp_path / "second", memory=tmp_path / "memory")
+    assert file.stat().st_mtime_ns == written  # all was known
+    for metrics in (first, second):
+        assert metrics["test"] == alone["test"]
+        assert [e["loss"] for e in metrics["curves"]["train"]] == [
+            e["loss"] for e in alone["curves"]["train"]
+        ]
+
+
+def test_a_memory_is_only_shared_by_runs_with_the_same_rows_towers_and_prefix(recipe, tmp_path):
+    memory = tmp_path / "memory"
+    recipes = (recipe(prefix_cache=True), recipe(prefix_cache=True, task={"name": "toy", "test_rows": 8}))
+    for i, one in enumerate(recipes):
+        train(one, tmp_path / str(i), memory=memory)
+        assert len(list(memory.iterdir())) == i + 1

@@ -86,6 +86,24 @@ def test_folded_streams_are_remembered_per_sample():
             torch.testing.assert_close(model(**batch).logits, expected)
 
 
+def test_what_was_saved_is_known_after_loading(tmp_path):
+    model = wake(adapted(points=1)).eval()
+    batch = collate(rows(4))
+    expected = model(**batch).logits
+    with PrefixCache(model) as cache:
+        model(**batch)
+        cache.save(tmp_path / "known.safetensors")
+    counts = calls(model)
+    with PrefixCache(model) as cache:
+        cache.load(tmp_path / "known.safetensors")
+        assert cache.knows(batch["index"])
+        assert not cache.knows(torch.tensor([99]))
+        for run in (1, 1, 1):  # the first batch shows the form of the outputs
+            torch.testing.assert_close(model(**batch).logits, expected, rtol=0, atol=0)
+            assert counts[0] == run
+    assert cache.blocks["image"] == [f"encoder.layers.{i}" for i in range(4)]
+
+
 def test_without_index_nothing_is_remembered():
     model = pair().eval()
     batch = {k: v for k, v in collate(rows(2)).items() if k != "index"}

@@ -1,6 +1,5 @@
 """From a recipe to live parts: task, towers, model, data. One seed is one head and one data order."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ import torch
 
 import hmmoe
 from hmmoe.backbones import Tower, load_tower
+from hmmoe.backbones.systems import load_system
 from hmmoe.data import Collator, Prepared
 from hmmoe.engine.recipe import Recipe
 from hmmoe.errors import unknown
 from hmmoe.methods import Method, make_method
-from hmmoe.streams import PrefixCache
 from hmmoe.tasks import TASKS
 
 
@@ -35,10 +34,6 @@ class Parts:
             return rows
         return Prepared(rows, self.towers, self.task, skip_broken=self.recipe.skip_broken)
 
-    def memory(self) -> Any:
-        """Context in which, if wanted, the frozen blocks before the first fusion point run once per row."""
-        return PrefixCache(self.model) if self.recipe.prefix_cache else nullcontext()
-
 
 def assemble(recipe: Recipe, saved: str | Path | None = None) -> Parts:
     """Build all parts of `recipe`, with the weights that a run saved in the folder `saved` where given.
@@ -54,28 +49,38 @@ def assemble(recipe: Recipe, saved: str | Path | None = None) -> Parts:
     if name not in TASKS:
         raise ValueError(unknown("task", name, TASKS))
     task: Any = TASKS[name](**options)
+    system = None
+    if recipe.model is not None:
+        options = dict(recipe.model)
+        system = task.system = load_system(options.pop("name"), task.streams, **options)
+    towers = _towers(recipe, task) if system is None else system.towers
+    torch.manual_seed(recipe.train.seed)
+    model = build_model(task, towers) if system is None else system.container(task)
+    torch.manual_seed(recipe.train.seed + 1)  # the head is the same for all methods, whatever they draw
+    model = method.load(model, str(saved)) if saved is not None else method.build(model)
+    return Parts(recipe, task, towers, method, model, Collator(towers, task))
+
+
+def _towers(recipe: Recipe, task: Any) -> dict[str, Tower]:
+    """The recipe's towers in the task's order, whatever the recipe's."""
     for stream in recipe.towers:
         if stream not in task.streams:
-            raise ValueError(unknown(f"stream in towers of task {name!r}", stream, task.streams))
+            raise ValueError(unknown(f"stream in towers of task {task.name!r}", stream, task.streams))
     missing = [stream for stream in task.streams if stream not in recipe.towers]
     if missing:
         raise ValueError(
-            f"task {name!r} needs a tower for stream {missing[0]!r}; add towers.{missing[0]}.name"
+            f"task {task.name!r} needs a tower for stream {missing[0]!r}; add towers.{missing[0]}.name"
         )
     towers = {}
-    for stream in task.streams:  # the task's order, whatever the recipe's
+    for stream in task.streams:
         options = dict(recipe.towers[stream])
         towers[stream] = load_tower(options.pop("name"), **options)
         if towers[stream].modality != task.streams[stream]:
             raise ValueError(
-                f"stream {stream!r} of task {name!r} is {task.streams[stream]}, but tower "
+                f"stream {stream!r} of task {task.name!r} is {task.streams[stream]}, but tower "
                 f"{recipe.towers[stream]['name']!r} reads {towers[stream].modality}"
             )
-    torch.manual_seed(recipe.train.seed)
-    model = build_model(task, towers)
-    torch.manual_seed(recipe.train.seed + 1)  # the head is the same for all methods, whatever they draw
-    model = method.load(model, str(saved)) if saved is not None else method.build(model)
-    return Parts(recipe, task, towers, method, model, Collator(towers, task))
+    return towers
 
 
 def build_model(task: Any, towers: dict[str, Tower]) -> Any:

@@ -6,6 +6,7 @@ its seeds run at the best one. A run is a folder, so an interrupted comparison g
 
 import copy
 import math
+import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +58,7 @@ def compare(
     recipes = {name: recipe_for(recipe, name, budget) for name in methods}
     rates = {name: grid(r.train.learning_rate, tune) for name, r in recipes.items()}
     folder = Path(folder)
+    memory = folder / "memory"  # of frozen prefixes, while the comparison lasts
     display.say(opening(recipe, methods, seeds, tune, workers))
 
     def job(name: str, rate: float, seed: int, test: bool) -> Job:
@@ -68,11 +70,14 @@ def compare(
             tree,
             str(folder / f"{kind}{name}-rate{rate:g}-seed{seed}"),
             test,
+            str(memory),
         )
 
     trials: dict[str, dict[float, float]] = {name: {} for name in methods}
     if tune > 1:
-        jobs = {job(name, rate, 0, False): (name, rate) for name in methods for rate in rates[name]}
+        # Methods in turn: the first run of each fills the memory for the next.
+        pairs = [(name, rates[name][i]) for i in range(tune) for name in methods]
+        jobs = {job(*pair, 0, False): pair for pair in pairs}
         for done, metrics in run_all(list(jobs), workers, threads, display.row):
             name, rate = jobs[done]
             trials[name][rate] = metrics["validation"][metrics["metric"]]
@@ -90,6 +95,7 @@ def compare(
         display.say(
             f"{done.name}: test {metrics['metric']} {metrics['test'][metrics['metric']]:.2f} · {done.folder}"
         )
+    shutil.rmtree(memory, ignore_errors=True)
     return _collect(recipe, command, results, chosen, trials)
 
 

@@ -14,8 +14,8 @@ LOG_SECONDS = 10.0
 class Display:
     """Context manager; `row(name)` gives the function that a run reports its state to.
 
-    A report is a mapping: `phase` ("train", "validate", "test", or words), and where they are known `step`,
-    `steps`, `rows` per step, `loss`, `metric` (the newest validation value).
+    A report is a mapping: `phase` ("remember", "train", "validate", "test", or words), and where they are
+    known `step`, `steps`, `rows` per step, `loss`, `metric` (the newest validation value).
     """
 
     def __init__(self, console: Console | None = None) -> None:

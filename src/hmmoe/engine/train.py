@@ -1,5 +1,6 @@
 """`hmmoe train`: one run from recipe to results. Validation selects; the test split is read last, once."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def train(
-    recipe: Recipe, path: str | Path, *, resume: bool = False, test: bool = True, report: Report | None = None
+    recipe: Recipe,
+    path: str | Path,
+    *,
+    resume: bool = False,
+    test: bool = True,
+    report: Report | None = None,
+    memory: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train, select and test the recipe in the run folder `path`; see `RunDir` for what is left there.
 
@@ -20,6 +27,7 @@ def train(
         resume: go on with what is in the folder; a finished run is not run again.
         test: without it the run ends with its validation figures, as a search for a learning rate must.
         report: is told of progress, see `progress.Display`.
+        memory: folder in which runs on the same rows and towers share their frozen prefixes, see `Memory`.
 
     Returns:
         The content of metrics.json.
@@ -38,12 +46,13 @@ def train(
 
     parts = assemble(recipe)
     run.create(recipe)
-    return _fit(parts, run, test, report)
+    return _fit(parts, run, test, report, None if memory is None else Path(memory))
 
 
-def _fit(parts: Any, run: RunDir, test: bool, report: Report) -> dict[str, Any]:
+def _fit(parts: Any, run: RunDir, test: bool, report: Report, shared: Path | None) -> dict[str, Any]:
     from hmmoe.engine.evaluate import on_split, samples
     from hmmoe.engine.measure import parameters, peak_mib
+    from hmmoe.engine.memory import Memory
     from hmmoe.engine.trainer import WEIGHTS, RunTrainer, load_learning
 
     options = parts.recipe.train
@@ -63,8 +72,11 @@ def _fit(parts: Any, run: RunDir, test: bool, report: Report) -> dict[str, Any]:
         report=report,
     )
     checkpoint = run.newest_checkpoint()
-    memory = parts.memory()
+    memory = Memory(parts, shared)
+    began = time.perf_counter()
     with memory:
+        memory.fill(trainer, (rows, validation), report)
+        remembering = time.perf_counter() - began
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     best = trainer.best_step
     load_learning(parts.model, run.checkpoint(best) / WEIGHTS)
@@ -79,6 +91,7 @@ def _fit(parts: Any, run: RunDir, test: bool, report: Report) -> dict[str, Any]:
         "steps": steps,
         "best_step": best,
         "seconds": seconds,
+        "remember_seconds": round(remembering, 3),
         "rows_per_second": round(steps * options.batch_size / seconds, 2),
     }
 

@@ -18,12 +18,16 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One run: its row's name in the display, its recipe as a mapping, its folder, and whether to test."""
+    """One run: its row's name in the display, its recipe as a mapping, its folder, and whether to test.
+
+    Jobs on the same rows and towers share their frozen prefixes through the folder `memory`.
+    """
 
     name: str
     recipe: dict[str, Any]
     folder: str
     test: bool = True
+    memory: str | None = None
 
 
 def run_all(
@@ -103,6 +107,7 @@ def _work(job: Job, pipe: Connection) -> None:
             job.folder,
             resume=True,
             test=job.test,
+            memory=job.memory,
             report=lambda state: pipe.send({"state": state}),
         )
         pipe.send({"metrics": metrics})

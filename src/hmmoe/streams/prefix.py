@@ -10,9 +10,11 @@ cost of a step, and a linear head on frozen towers trains at the speed of the he
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -73,6 +75,44 @@ class PrefixCache:
     def nbytes(self) -> int:
         """Memory taken by what is remembered."""
         return sum(t.nbytes for p in self.prefixes.values() for row in p.rows.values() for t in row)
+
+    @property
+    def blocks(self) -> dict[str, list[str]]:
+        """Stream -> paths of the blocks that answer from memory while attached; `[""]` is the whole tower."""
+        found = {}
+        for stream, tower in self.container.tower_modules().items():
+            paths = {id(module): path for path, module in tower.named_modules()}
+            prefix = self.prefixes[stream].blocks
+            found[stream] = [paths[id(block)].removesuffix(".base_layer") for block in prefix]
+        return found
+
+    def knows(self, index: Tensor) -> bool:
+        """Are all these rows remembered, for every stream that has a prefix?"""
+        rows = index.tolist()
+        return all(row in p.rows for p in self.prefixes.values() if p.blocks for row in rows)
+
+    def save(self, path: str | Path) -> None:
+        """Write what is remembered, as safetensors: per stream the rows' numbers and their tensors."""
+        tensors = {}
+        for stream, prefix in self.prefixes.items():
+            if prefix.rows:
+                tensors[f"{stream}.index"] = torch.tensor(list(prefix.rows))
+                for i, rows in enumerate(zip(*prefix.rows.values(), strict=True)):
+                    tensors[f"{stream}.{i}"] = torch.stack(rows)
+        save_file(tensors, str(path))
+
+    def load(self, path: str | Path) -> None:
+        """Remember what `save` wrote, for the same towers, inputs, precision and `blocks`: the caller's word.
+
+        The first batch still runs whole, to show how the blocks' outputs are built.
+        """
+        tensors = load_file(str(path))
+        for stream, prefix in self.prefixes.items():
+            index = tensors.get(f"{stream}.index")
+            if index is not None:
+                count = sum(name.startswith(f"{stream}.") for name in tensors) - 1
+                leaves = [tensors[f"{stream}.{i}"].unbind() for i in range(count)]
+                prefix.rows |= {row: list(r) for row, *r in zip(index.tolist(), *leaves, strict=True)}
 
     @contextmanager
     def batch(self, index: Tensor | None, streams: list[str]) -> Iterator[None]:
@@ -150,7 +190,11 @@ class _Prefix:
                 "attach the PrefixCache after them"
             )
         self.now = rows
-        self.known = rows is not None and all(row in self.rows for row in rows)
+        self.known = (
+            rows is not None
+            and len(self.forms) == len(self.blocks)  # not after `load`, before a batch has run
+            and all(row in self.rows for row in rows)
+        )
 
     def run(self, i: int, inner: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         if self.now is None:
