@@ -41,6 +41,24 @@ def test_an_existing_folder_needs_resume_and_the_same_recipe(tmp_path, recipe):
         run.check(recipe(train={"seed": 1}), resume=True)
 
 
+def test_moved_data_is_the_same_recipe_and_the_folder_learns_where_it_is(tmp_path, recipe):
+    def at(root, tower="{data_root}/towers/one"):
+        return recipe(data_root=root, towers={"image": {"name": tower}, "text": {"name": "{data_root}"}})
+
+    run = RunDir(tmp_path / "toy")
+    run.create(at("/old"))
+    (run.path / "environment.json").write_text("{}")
+    for same in (at("/new"), at("../new/"), at("/new", "/new/towers/one")):
+        run.check(same, resume=True)
+    outside = "/newer/towers/one"  # begins with the letters of /new
+    for tower in ("{data_root}/towers/two", "/old/towers/one", outside):
+        with pytest.raises(ValueError, match=r"another recipe \(it differs in towers.image.name\)"):
+            run.check(at("/new", tower), resume=True)
+    run.create(at("/new"))
+    assert run.recipe() == at("/new")
+    assert (run.path / "environment.json").read_text() == "{}"
+
+
 def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         RunDir(tmp_path).finished_metrics()

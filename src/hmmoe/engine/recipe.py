@@ -144,6 +144,12 @@ class Recipe:
         """Nested plain values, such that `Recipe.from_dict(recipe.to_dict()) == recipe`."""
         return dataclasses.asdict(self)
 
+    def portable(self) -> dict[str, Any]:
+        """`to_dict` without `data_root`: equal for recipes that differ in where the data lies only."""
+        tree = self.to_dict()
+        root = tree.pop("data_root")
+        return tree if root is None else _unfill(tree, root.rstrip("/"))
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
@@ -195,4 +201,14 @@ def _fill(value: Any, root: str | None) -> Any:
         if root is None:
             raise ValueError(f"{value!r} needs the recipe key data_root; add data_root=FOLDER to the command")
         return value.replace("{data_root}", str(root))
+    return value
+
+
+def _unfill(value: Any, root: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _unfill(v, root) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_unfill(v, root) for v in value]
+    if isinstance(value, str) and (value == root or value.startswith(root + "/")):
+        return "{data_root}/" + value.removeprefix(root).lstrip("/")
     return value

@@ -33,14 +33,14 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
 
     def check(self, recipe: Recipe, resume: bool) -> None:
-        """May `recipe` train here? Touches nothing.
+        """May `recipe` train here? Data that moved (`data_root`) makes no other recipe. Touches nothing.
 
         Raises:
             ValueError: the folder exists and is not to be resumed, or is of another recipe (says where).
         """
         if not self.path.exists():
             return
-        keys = difference(self.recipe().to_dict(), recipe.to_dict())
+        keys = difference(self.recipe().portable(), recipe.portable())
         if keys:
             raise ValueError(
                 f"run folder {str(self.path)!r} belongs to another recipe (it differs in {', '.join(keys)}); "
@@ -52,11 +52,14 @@ class RunDir:
             )
 
     def create(self, recipe: Recipe) -> None:
-        """Make the folder, whole or not at all; one that exists stays as it is."""
-        if self.path.exists():
+        """Make the folder, whole or not at all; one that exists learns only where the data is now."""
+        if self.path.exists() and self.recipe() == recipe:
             return
         with _aside(self.path) as new:
             (new / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+            if self.path.exists():
+                os.replace(new / "recipe.yaml", self.path / "recipe.yaml")
+                return
             _write_json(new / "environment.json", environment())
             (new / "checkpoints").mkdir()
             os.replace(new, self.path)
