@@ -159,19 +159,18 @@ def compare(
     folder: Annotated[
         Path | None, typer.Option(help="Where the runs go; runs/<name>-compare if not given.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the result here as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write result and page here too: FILE.json.")] = None,
     debug: Debug = False,
 ) -> None:
     """Train several methods alike and print the table. What is done already is not done again."""
-    import json
     import shlex
 
     from rich.console import Console
 
     from hmmoe.engine.compare import compare as run_comparison
-    from hmmoe.engine.compare import table
     from hmmoe.engine.progress import Display
     from hmmoe.engine.recipe import Recipe
+    from hmmoe.engine.result import table
 
     loaded = Recipe.load(recipe, overrides or ())
     folder = folder or Path("runs") / f"{loaded.name}-compare"
@@ -187,13 +186,11 @@ def compare(
             threads=threads,
             display=display,
             command=shlex.join(["hmmoe", *sys.argv[1:]]),
+            out=out,
         )
     Console().print(table(result))
-    print(f"reports: {folder}/*/report.html")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        print(f"result: {out}")
+    written = out or folder / "result.json"
+    print(f"result: {written}, as a page: {written.with_suffix('.html')}, of each run: {folder}/*/report.html")
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:

@@ -38,7 +38,8 @@ class HMMoEConfig(PeftConfig):
         default=None,
         metadata={
             "help": "For a single sequence that holds all streams: modality -> [start, stop], each a token "
-            "index, None, or the name of a model input whose length (dim 1) is the boundary."
+            "index, None, or the name of a model input whose length (dim 1) is the boundary; and where a "
+            "sample is read in several passes the number of the pass. None: as the model declares (`spans`)."
         },
     )
     widths: dict[str, list[int]] | None = field(
@@ -123,5 +124,7 @@ class HMMoEConfig(PeftConfig):
         for name in ("dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.spans is not None and any(len(span) != 2 for span in self.spans.values()):
-            raise ValueError(f"spans must be modality -> [start, stop], got {self.spans}")
+        if self.spans is not None and any(len(span) not in (2, 3) for span in self.spans.values()):
+            raise ValueError(
+                f"spans must be modality -> [start, stop] or [start, stop, pass], got {self.spans}"
+            )

@@ -81,14 +81,13 @@ class HMMoEBlock(nn.Module, BaseTunerLayer):
         return replace_main(output, add_update(x, update, width, self.convolutional))
 
     def _fuse_spans(self, link: Link, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        record = RECORD.get()
-        places = spans_of.resolve(
-            self.hmmoe_spans[link.adapter], record.inputs if record else {}, tokens.shape[1]
-        )
-        masks = {} if mask is None else spans_of.split(mask.expand(len(tokens), -1), places)
-        updates, routing = link.layer[0](spans_of.split(tokens, places), masks)
+        record, spans = RECORD.get(), self.hmmoe_spans[link.adapter]
+        turns = spans_of.passes(spans)
+        places = spans_of.resolve(spans, record.inputs if record else {}, tokens.shape[1])
+        masks = {} if mask is None else spans_of.split(mask.expand(len(tokens), -1), places, turns)
+        updates, routing = link.layer[0](spans_of.split(tokens, places, turns), masks)
         note(link.adapter, link.point, routing, updates)
-        return spans_of.join(updates, places, tokens)
+        return spans_of.join(updates, places, tokens, turns)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise NotImplementedError(NO_MERGE)

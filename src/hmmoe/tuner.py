@@ -67,6 +67,8 @@ class HMMoEModel(BaseTuner):
         adapter = next(name for name, config in self.peft_config.items() if config is peft_config)
         if peft_config.sample_context is None:
             peft_config = replace(peft_config, sample_context=bool(getattr(self.model, "folded", ())))
+        if peft_config.spans is None and peft_config.streams is None:
+            peft_config = replace(peft_config, spans=getattr(self.model, "spans", None))
         self._plan: Plan = make_plan(self.model, peft_config)
         options = {name: getattr(peft_config, name) for name in _OPTIONS}
         rank = peft_config.rank

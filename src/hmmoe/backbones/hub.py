@@ -160,15 +160,22 @@ def _text(source: str, module: Any, max_length: int | None) -> TextInputs:
     max_length = min(64, limit) if max_length is None else whole("max_length", max_length)
     if max_length > limit:
         raise ValueError(f"max_length={max_length} is more than the {limit} positions of tower {source!r}")
+    return TextInputs(read_tokenizer(source), max_length)
+
+
+def read_tokenizer(source: str) -> Any:
+    """The tokenizer in a folder or of a hub id.
+
+    Raises:
+        ValueError: there is none that can be read.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"tower {source!r} has no tokenizer that can be read: {_first_line(error)}"
-        ) from error
+        raise ValueError(f"{source!r} has no tokenizer that can be read: {_first_line(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up by transformers, for want of files
-        raise ValueError(f"tower {source!r} has no tokenizer: tokenizer.json or the vocabulary is missing")
-    return TextInputs(tokenizer, max_length)
+        raise ValueError(f"{source!r} has no tokenizer: tokenizer.json or the vocabulary is missing")
+    return tokenizer
 
 
 def _image(source: str, module: Any, image_size: int | None, modality: str) -> Any:

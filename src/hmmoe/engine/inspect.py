@@ -18,7 +18,7 @@ def describe_run(path: str | Path) -> Iterator[Any]:
     metrics, recipe = run.finished_metrics(), run.recipe()
     from rich.table import Table
 
-    towers = ", ".join(f"{stream}: {tower['name']}" for stream, tower in recipe.towers.items())
+    towers = ", ".join(f"{stream}: {tower['name']}" for stream, tower in recipe.encoders.items())
     yield f"[bold]{recipe.name}[/]: {recipe.method['name']} on task {recipe.task['name']}, towers {towers}"
 
     parts = metrics["parameters"]

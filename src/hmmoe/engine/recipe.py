@@ -6,6 +6,8 @@
     method: {name: hmmoe, budget: 0.06, points: 4}    # options go to the method
     train:  {epochs: 6, batch_size: 32, learning_rate: 3e-3}
 
+One model that reads several streams takes the place of towers: `model: {name: vlmo, path: …, size: base}`.
+
 The help of every field stands beside it; `hmmoe train --keys` prints them. Strings may hold `{data_root}`.
 """
 
@@ -79,6 +81,10 @@ class Recipe:
         default_factory=dict,
         metadata=about("per stream: name, local folder or hub id of the tower and its options"),
     )
+    model: dict[str, Any] | None = field(
+        default=None,
+        metadata=about("instead of towers: name of a system that reads all streams itself, and its options"),
+    )
     method: dict[str, Any] = field(default_factory=dict, metadata=about("name of the method and its options"))
     train: Train = field(default_factory=Train, metadata=about("see Train"))
     prefix_cache: bool = field(
@@ -103,7 +109,11 @@ class Recipe:
     def __post_init__(self) -> None:
         for key in ("task", "method"):
             _named(getattr(self, key), key)
-        if not self.towers:
+        if self.model is not None:
+            _named(self.model, "model")
+            if self.towers:
+                raise ValueError("recipe keys towers and model are both given; keep one of them")
+        elif not self.towers:
             raise ValueError(
                 "recipe key towers is empty; name at least one tower, e.g. towers: {image: {name: …}}"
             )
@@ -112,6 +122,11 @@ class Recipe:
         for rival, options in self.rivals.items():
             if not isinstance(options, dict):
                 raise ValueError(f"recipe key rivals.{rival} must be a mapping of options, got {options!r}")
+
+    @property
+    def encoders(self) -> dict[str, dict[str, Any]]:
+        """What is frozen: the towers by stream, or the one model under "model"."""
+        return self.towers if self.model is None else {"model": self.model}
 
     @classmethod
     def load(cls, path: str | Path, overrides: typing.Sequence[str] = ()) -> "Recipe":

@@ -71,6 +71,7 @@ class Task:
     groups: ClassVar[list[list[str]] | None] = None  # streams of different groups never see each other
     metric: ClassVar[str]  # the headline key of `metrics`, higher is better
     options_type: ClassVar[type[Options]] = Options
+    system: Any = None  # the `hmmoe.backbones.systems.System` it runs on, where a recipe names a model
 
     def __init__(self, root: str | Path | None = None, **options: Any):
         self.options = build(self.options_type, options, "task")

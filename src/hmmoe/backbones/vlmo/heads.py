@@ -22,6 +22,18 @@ def _classifier(width: int, hidden: int, outputs: int) -> nn.Sequential:
     )
 
 
+def two_passes(
+    input_ids: Tensor, attention_mask: Tensor | None, pixel_values: Tensor
+) -> dict[str, Tensor | None]:
+    """Inputs of `VlmoModel` that read each text (B, L) with each of its two images (B, 2, C, S, S)."""
+    return {
+        "input_ids": input_ids.repeat_interleave(2, 0),
+        "attention_mask": None if attention_mask is None else attention_mask.repeat_interleave(2, 0),
+        "pixel_values": pixel_values.flatten(0, 1),
+        "image_token_type_ids": torch.arange(1, 3, device=input_ids.device).repeat(len(input_ids)),
+    }
+
+
 class VlmoForQuestionAnswering(VlmoPreTrainedModel):
     """VQA as classification over the answer vocabulary (`config.num_answers`, 3,129 for VQAv2)."""
 
@@ -93,8 +105,8 @@ class VlmoForNlvr2(VlmoPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Judges sentences about pairs of images.
 
-        The two passes, [text ; first image] and [text ; second image], are the halves of one batch of 2B;
-        they differ in the token type of the image, 1 and 2.
+        The two passes of a sample, [text ; first image] and [text ; second image], stand together in one
+        batch of 2B; they differ in the token type of the image, 1 and 2.
 
         Args:
             input_ids: (B, L) sentence.
@@ -117,13 +129,10 @@ class VlmoForNlvr2(VlmoPreTrainedModel):
                 "NLVR2 takes (batch, 2, channels, side, side)"
             )
         outputs = self.vlmo(
-            input_ids.repeat(2, 1),
-            attention_mask.repeat(2, 1) if attention_mask is not None else None,
-            pixel_values.transpose(0, 1).flatten(0, 1),
-            torch.arange(1, 3, device=input_ids.device).repeat_interleave(len(input_ids)),
+            **two_passes(input_ids, attention_mask, pixel_values),
             **kwargs,
         )
-        pair = torch.cat(outputs.pooler_output.chunk(2), dim=-1)  # (2B, D) -> (B, 2D)
+        pair = outputs.pooler_output.unflatten(0, (-1, 2)).flatten(1)  # (2B, D) -> (B, 2D)
         logits = self.nlvr2_classifier(pair)
         loss = F.cross_entropy(logits, labels) if labels is not None else None
         return SequenceClassifierOutput(
