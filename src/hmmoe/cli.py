@@ -1,4 +1,4 @@
-"""The command line: hmmoe train | eval | predict | inspect | compare. Imports happen in use."""
+"""The command line: hmmoe train | eval | predict | inspect | compare | data. Imports happen in use."""
 
 import sys
 from collections.abc import Callable
@@ -15,6 +15,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+data_app = typer.Typer(
+    help="Bring official data sets into the form that training reads.", no_args_is_help=True
+)
+app.add_typer(data_app, name="data")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Recipe keys to change.")]
@@ -190,7 +195,67 @@ def compare(
         )
     Console().print(table(result))
     written = out or folder / "result.json"
-    print(f"result: {written}, as a page: {written.with_suffix('.html')}, of each run: {folder}/*/report.html")
+    print(
+        f"result: {written}, as a page: {written.with_suffix('.html')}, of each run: {folder}/*/report.html"
+    )
+
+
+Jobs = Annotated[int | None, typer.Option(help="Processes that decode; one per core if not given.")]
+
+
+@data_app.command(name="prepare")
+@_plain_errors
+def data_prepare(
+    name: Annotated[str, typer.Argument(metavar="ave|llp|…", help="The data set.")],
+    raw: Annotated[Path, typer.Option(help="Folder with the official videos and annotation files.")],
+    out: Annotated[Path, typer.Option(help="Folder for pictures and sound; may be of an earlier call.")],
+    jobs: Jobs = None,
+    debug: Debug = False,
+) -> None:
+    """Decode official videos once, to pictures and sound. What is done already is not done again."""
+    from hmmoe.data.prepare import data_set, prepare
+
+    _report_data(lambda tell: prepare(data_set(name), raw, out, workers=_workers(jobs), tell=tell), name)
+    print(f"prepared: {out}, each clip's state: {out / 'prepared.jsonl'}")
+
+
+@data_app.command(name="check")
+@_plain_errors
+def data_check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A prepared folder, or an official one.")],
+    jobs: Jobs = None,
+    debug: Debug = False,
+) -> None:
+    """Decode all pictures and sounds of a folder and count what is there; exit code 1 if any is broken."""
+    from hmmoe.data.prepare import BROKEN, check, recognise
+
+    data = recognise(folder)
+    report = _report_data(lambda tell: check(data, folder, workers=_workers(jobs), tell=tell), data.name)
+    if report.names(BROKEN):
+        raise typer.Exit(1)
+
+
+def _workers(jobs: int | None) -> int:
+    import os
+
+    if jobs is not None and jobs < 0:
+        raise ValueError(f"jobs must be at least 0, got {jobs}")
+    return (os.cpu_count() or 1) if jobs is None else jobs
+
+
+def _report_data(work: Callable[[Callable[[dict[str, Any]], None]], Any], name: str) -> Any:
+    """Do the work under a progress bar and print what it reports."""
+    from rich.console import Console
+
+    from hmmoe.data.prepare import tables
+    from hmmoe.engine.progress import Display
+
+    with Display() as display:
+        report = work(display.row(name))
+    console = Console()
+    for view in tables(report):
+        console.print(view, highlight=False)
+    return report
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Decoding of pictures, sound and video from files or bytes, with errors that name the file."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,27 @@ def decode_audio(source: Source, name: str | None = None) -> tuple[np.ndarray, i
 
 
 def decode_video(source: Source, seconds: int, name: str | None = None) -> np.ndarray:
-    """A video file or its bytes as one frame a second: uint8 (seconds, H, W, 3).
+    """A video file or its bytes as one frame a second, from its middle: uint8 (seconds, H, W, 3).
 
-    The frame is the one shown in the middle of the second; the last one stands for seconds after the end.
+    See `decode_frames`.
+    """
+    return np.stack(decode_frames(source, [second + 0.5 for second in range(seconds)], name)[0])
+
+
+def decode_frames(
+    source: Source, times: Sequence[float], name: str | None = None
+) -> tuple[list[np.ndarray], float]:
+    """The frames that a video file or its bytes shows at `times`, and when the last frame read ends.
+
+    The last frame stands for times after the end.
 
     Args:
         source: a path, or the bytes of the file (whatever FFmpeg reads).
-        seconds: how many frames.
+        times: seconds from the start, in order.
         name: what to call it in an error; the path where there is one.
+
+    Returns:
+        A uint8 (H, W, 3) per time; and a second, which is the video's end where `times` go beyond it.
 
     Raises:
         MediaError: missing, empty, truncated or no video.
@@ -74,21 +87,55 @@ def decode_video(source: Source, seconds: int, name: str | None = None) -> np.nd
     import av
 
     shown: list[Any] = []
-    last = None
+    last, ends, told = None, 0.0, 0.0
     try:
         with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as file:
-            for frame in file.decode(video=0):
-                while last is not None and len(shown) < seconds and frame.time > len(shown) + 0.5:
+            stream = file.streams.video[0]
+            stream.codec_context.thread_count = 1  # many files are decoded at a time, one per process
+            if stream.duration is not None and stream.time_base is not None:
+                told = float(stream.duration * stream.time_base)
+            for frame in file.decode(stream):
+                while last is not None and len(shown) < len(times) and frame.time > times[len(shown)]:
                     shown.append(last)
                 last = frame
-                if len(shown) == seconds:
+                ends = frame.time + float((frame.duration or 0) * (frame.time_base or 0))
+                if len(shown) == len(times):
                     break
     except (OSError, ValueError, IndexError, av.FFmpegError) as error:
         raise MediaError(_say("video", source, name, error)) from error
     if last is None:
         raise MediaError(_say("video", source, name, "no frames"))
-    shown += [last] * (seconds - len(shown))
-    return np.stack([frame.to_ndarray(format="rgb24") for frame in shown])
+    if len(shown) < len(times) and ends + 1 < told:
+        raise MediaError(_say("video", source, name, f"truncated, it ends at {ends:.1f} s of {told:.1f} s"))
+    shown += [last] * (len(times) - len(shown))
+    return [frame.to_ndarray(format="rgb24") for frame in shown], ends
+
+
+def decode_track(source: Source, rate: int, name: str | None = None) -> np.ndarray | None:
+    """The sound of a video file or its bytes: float32 mono waveform (S,) at `rate`; None where it has none.
+
+    Sound that starts after the pictures is preceded by silence.
+
+    Raises:
+        MediaError: missing, empty or truncated.
+    """
+    import av
+
+    parts: list[np.ndarray] = []
+    try:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as file:
+            if not file.streams.audio:
+                return None
+            resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
+            for frame in file.decode(file.streams.audio[0]):
+                if not parts:
+                    parts.append(np.zeros((1, max(0, round((frame.time or 0) * rate))), np.float32))
+                parts += [piece.to_ndarray() for piece in resampler.resample(frame)]
+            if parts:
+                parts += [piece.to_ndarray() for piece in resampler.resample(None)]
+    except (OSError, ValueError, IndexError, av.FFmpegError) as error:
+        raise MediaError(_say("audio", source, name, error)) from error
+    return np.concatenate(parts, 1)[0] if parts else None
 
 
 class Clips:

@@ -11,82 +11,22 @@ Two kinds of heads answer: a class per segment (29-way), or, as in CMBS (Xia and
 per video and the relevance of each segment; `decode` turns the second into the first.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-CLASSES = (
-    "Church bell",
-    "Male speech, man speaking",
-    "Bark",
-    "Fixed-wing aircraft, airplane",
-    "Race car, auto racing",
-    "Female speech, woman speaking",
-    "Helicopter",
-    "Violin, fiddle",
-    "Flute",
-    "Ukulele",
-    "Frying (food)",
-    "Truck",
-    "Shofar",
-    "Motorcycle",
-    "Acoustic guitar",
-    "Train horn",
-    "Clock",
-    "Banjo",
-    "Goat",
-    "Baby cry, infant cry",
-    "Bus",
-    "Chainsaw",
-    "Cat",
-    "Horse",
-    "Toilet flush",
-    "Rodents, rats, mice",
-    "Accordion",
-    "Mandolin",
-)
-SECONDS = 10
-HEADER = "Category&VideoID&Quality&StartTime&EndTime"
+from hmmoe.data.sets.ave import CLASSES, HEADER, SECONDS, Annotation, read_annotations
 
-
-@dataclass(frozen=True)
-class Annotation:
-    """One row of Annotations.txt; the event fills the seconds [start, stop), none if they are equal."""
-
-    category: str
-    video: str
-    quality: str
-    start: int
-    stop: int
-
-
-def read_annotations(lines: Iterable[str]) -> list[Annotation]:
-    """The rows of Annotations.txt, in order; the header and blank lines are passed over.
-
-    Raises:
-        ValueError: a line has not five fields, or its times are not 0 <= start <= stop <= 10. Equal times are
-            allowed: one row of the official file has them, and the official labels call it all background.
-    """
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        line = line.strip().lstrip("\ufeff")
-        if not line or line == HEADER:
-            continue
-        fields = line.split("&")
-        if len(fields) != 5 or not (fields[3].isdecimal() and fields[4].isdecimal()):
-            raise ValueError(
-                f"Annotations line {number} is {line!r}, it should read {HEADER} with whole seconds"
-            )
-        start, stop = int(fields[3]), int(fields[4])
-        if not start <= stop <= SECONDS:
-            raise ValueError(
-                f"Annotations line {number} sets the event to {start}..{stop}, "
-                f"it should be 0 <= start <= stop <= {SECONDS} seconds"
-            )
-        rows.append(Annotation(fields[0], fields[1], fields[2], start, stop))
-    return rows
+__all__ = [
+    "CLASSES",
+    "HEADER",
+    "Annotation",
+    "decode",
+    "read_annotations",
+    "rebuild_labels",
+    "segment_accuracy",
+]
 
 
 def rebuild_labels(rows: Sequence[Annotation]) -> tuple[Tensor, tuple[str, ...]]:

@@ -1,0 +1,9 @@
+"""Official data sets, one file each: which files are expected where, and what they say of which video."""
+
+from hmmoe.data.sets.ave import AVESet
+from hmmoe.data.sets.base import Clip, DataSet
+from hmmoe.data.sets.llp import LLPSet
+
+__all__ = ["SETS", "Clip", "DataSet"]
+
+SETS: dict[str, DataSet] = {data.name: data for data in (AVESet(), LLPSet())}
