@@ -25,14 +25,14 @@ class AdapterParallel(InPlaceBudgeted):
         from torch.nn.functional import relu
 
         from hmmoe.methods.parts.bottleneck import Bottleneck, bottleneck_parameters
-        from hmmoe.methods.parts.seams import mlp_seam, parallel, sizes_of
+        from hmmoe.methods.parts.seams import mlp_seams, parallel, sizes_of
 
         freeze(model)
         blocks = [model.get_submodule(path) for path in sorted(plan_of(model, self.points).paths)]
         places = []
         for block in blocks:
-            seam = mlp_seam(block)
-            places.append((block, seam, sizes_of(block, seam.first)[0], sizes_of(block, seam.last)[1]))
+            for seam in mlp_seams(block):
+                places.append((block, seam, sizes_of(block, seam.first)[0], sizes_of(block, seam.last)[1]))
         sizes = [(inputs, outputs) for _, _, inputs, outputs in places]
         rank = self.solve(tower_parameters(model), lambda r: sum(bottleneck_parameters(*s, r) for s in sizes))
         for block, seam, inputs, outputs in places:

@@ -54,9 +54,12 @@ def _targets(model: Any, points: int | list | None) -> dict[str, int]:
     """Path in the model of every layer to adapt, with its parameters per unit of rank."""
     from torch import nn
 
+    from hmmoe.methods.parts.seams import running_layers
+
     costs: dict[str, int] = {}
     for block in sorted(plan_of(model, points).paths):
-        for name, layer in model.get_submodule(block).named_modules(prefix=block):
+        for inner, layer in running_layers(model.get_submodule(block)).items():
+            name = f"{block}.{inner}".rstrip(".")
             if isinstance(layer, nn.Linear):
                 costs[name] = layer.in_features + layer.out_features
             elif isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == 1:

@@ -2,8 +2,8 @@
 
     y_m = MLP(x_m) + s · (U_m relu(D norm(x_m) + d) + u_m),  s = 0.1
 
-One down projection D, d and one norm for all streams of a fusion point, an up projection per stream;
-parallel to the MLP. It departs from the published code where that needs BLIP:
+One down projection D, d and one norm for all streams of a fusion point, an up projection per stream (in
+VLMo, per feed-forward expert: text, image, both); parallel to the MLP. It departs from the published code where that needs BLIP:
 - BLIP's text encoder has cross-attention layers, with a third up projection and a query residual for their
   output; frozen towers side by side have none, so both have no place here.
 - BLIP's towers are equally wide. Where ours are not, a narrower stream uses the weights of the first
@@ -31,7 +31,7 @@ class UniAdapter(InPlaceBudgeted):
         from torch import nn
 
         from hmmoe.methods.parts.bottleneck import NormedDown, Up
-        from hmmoe.methods.parts.seams import mlp_seam, parallel, sizes_of
+        from hmmoe.methods.parts.seams import mlp_seams, parallel, sizes_of
 
         freeze(model)
         plan = plan_of(model, self.points)
@@ -40,8 +40,9 @@ class UniAdapter(InPlaceBudgeted):
             places = []
             for stream, index in sorted(point.items()):
                 block = model.get_submodule(plan.blocks[stream][index])
-                seam = mlp_seam(block)
-                places.append((block, seam, sizes_of(block, seam.first)[0], sizes_of(block, seam.last)[1]))
+                for seam in mlp_seams(block):
+                    sizes = sizes_of(block, seam.first)[0], sizes_of(block, seam.last)[1]
+                    places.append((block, seam, *sizes))
             points.append(places)
 
         def added(rank: int) -> int:

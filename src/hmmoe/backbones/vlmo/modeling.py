@@ -138,6 +138,9 @@ class VlmoBlock(GradientCheckpointingLayer):
             self.gamma_1 = nn.Parameter(torch.full((config.hidden_size,), config.layer_scale))
             self.gamma_2 = nn.Parameter(torch.full((config.hidden_size,), config.layer_scale))
         self.drop_path = DropPath(config.drop_path_rate * index / max(1, config.num_hidden_layers - 1))
+        # What runs for a pair of text and image, for methods that adapt parts of a block.
+        single = ("mlp_text", "mlp_imag")
+        self.ways, self.idle = (("mlp_vl",), single) if self.fused else (single, ())
 
     def forward(
         self,

@@ -7,7 +7,9 @@
                                        └─► A ─────────────────┘
 
 Seams are found by shapes, not by names: fc2 is the last layer that writes the block's width, fc1 the layer
-before it that fits. A convolutional block without such a pair has its last layer only.
+before it that fits. A convolutional block without such a pair has its last layer only. A block that sends its
+tokens through several MLPs (VLMo's words and image) names them in `ways`, and what of it does not run in
+`idle`.
 """
 
 from dataclasses import dataclass
@@ -44,9 +46,19 @@ def writers(block: nn.Module) -> list[str]:
     found = []
     for attention in _attentions(block):
         inside = [name for name in layers if name.startswith(attention + ".")]
-        if inside and inside[-1] in writing:
+        if inside and inside[-1] in writing and not _is_idle(block, attention):
             found.append(inside[-1])
-    return list(dict.fromkeys([*found, writing[-1]]))
+    return list(dict.fromkeys([*found, *([seam.last for seam in _ways(block)] or [writing[-1]])]))
+
+
+def running_layers(block: nn.Module) -> dict[str, nn.Module]:
+    """Name -> module of a block (itself under "") and everything in it that is not `idle`."""
+    return {name: m for name, m in block.named_modules() if not _is_idle(block, name)}
+
+
+def mlp_seams(block: nn.Module) -> list[Seam]:
+    """The MLPs of a block: one, or one of each of its ways."""
+    return _ways(block) or [mlp_seam(block)]
 
 
 def mlp_seam(block: nn.Module) -> Seam:
@@ -161,6 +173,16 @@ def _put(block: nn.Module, name: str, wrap: Any) -> None:
         block.activation_relu_or_gelu = 0  # its fused path would go around the adapter
     parent = block.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], wrap(block.get_submodule(name)))
+
+
+def _ways(block: nn.Module) -> list[Seam]:
+    """The MLPs that a block names itself."""
+    seams = {way: mlp_seam(block.get_submodule(way)) for way in getattr(block, "ways", ())}
+    return [Seam(f"{way}.{seam.first}", f"{way}.{seam.last}") for way, seam in seams.items()]
+
+
+def _is_idle(block: nn.Module, name: str) -> bool:
+    return any(name == idle or name.startswith(f"{idle}.") for idle in getattr(block, "idle", ()))
 
 
 def _attentions(block: nn.Module) -> list[str]:
