@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from hmmoe.engine import compare as comparison
-from hmmoe.engine.compare import compare, grid, opening, recipe_for, table
+from hmmoe.engine.compare import compare, grid, opening, recipe_for
 from hmmoe.engine.progress import Display
+from hmmoe.engine.result import table
 from hmmoe.engine.workers import Job, run_all
 from hmmoe.methods import METHODS
 
@@ -58,6 +59,10 @@ def jobs(monkeypatch):
                 "peak_mib": 300.0 + train["seed"],
                 "steps": 7,
                 "rows": {"train": 64, "test": 32},
+                "curves": {
+                    "train": [{"step": s, "seconds": 0.25 * s} for s in range(1, 8)],
+                    "validation": [{"step": 7, "metrics": {"accuracy": score}}],
+                },
             }
             yield job, metrics | ({"test": {"accuracy": score - 1}} if job.test else {})
 
@@ -115,7 +120,10 @@ def test_every_method_gets_as_many_trials_and_validation_picks_the_rate(recipe, 
     assert lora["share"] == 0.05
     assert lora["seconds"] == 2.0
     assert len(lora["trials"]) == 3
-    json.dumps(result)
+    assert lora["step_seconds"] == 0.25
+    assert lora["best_rival"]["method"] == "frozen"
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert "validation accuracy" in (tmp_path / "result.html").read_text()
 
 
 def test_the_opening_line_says_what_and_how_long(recipe):
@@ -130,11 +138,13 @@ def test_the_table_shows_spread_or_says_that_there_is_none(recipe, jobs, said, t
     display, wrote = said
     for seeds in (1, 2):
         display.console.print(
-            table(compare(recipe(), ["lora"], seeds=seeds, folder=tmp_path, display=display))
+            table(compare(recipe(), ["lora", "frozen"], seeds=seeds, folder=tmp_path, display=display))
         )
     text = wrote()
     assert "± ?" in text
     assert "one seed: the spread is unknown" in text
+    assert "+0.00 (needs 2 seeds)" in text
+    assert "+0.00 (no spread)" in text
     assert "89.50 ± 0.71" in text
     assert "5.00%" in text
 
@@ -148,6 +158,7 @@ def test_the_table_shows_spread_or_says_that_there_is_none(recipe, jobs, said, t
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"tune": 0}, "tune must be at least 1"),
         ({"workers": 0}, "jobs must be at least 1"),
+        ({"out": Path("result.html")}, "out must be a .json file, got 'result.html'"),
     ],
 )
 def test_bad_arguments_are_named(recipe, said, tmp_path, options, message):
@@ -205,7 +216,7 @@ def test_the_command_compares_in_processes_and_resumes(recipe, tmp_path):
                 "--out=result.json",
             ],
             cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
             capture_output=True,
             text=True,
         )
@@ -218,8 +229,12 @@ def test_the_command_compares_in_processes_and_resumes(recipe, tmp_path):
     for entry in result["methods"].values():
         assert len(entry["values"]) == 1
         assert entry["peak_mib"] > 100
+    assert (tmp_path / "result.html").read_text().count("<svg") == 3
+    assert (tmp_path / "runs/toy-compare/result.json").read_text() == (tmp_path / "result.json").read_text()
     reports = sorted(tmp_path.glob("runs/toy-compare/*/report.html"))
     assert len(reports) == 2
     before = [r.stat().st_mtime_ns for r in reports]
-    assert run().returncode == 0
+    second = run()
+    assert second.returncode == 0
+    assert "needs 2 seeds" in second.stdout
     assert [r.stat().st_mtime_ns for r in reports] == before

@@ -7,14 +7,13 @@ its seeds run at the best one. A run is a folder, so an interrupted comparison g
 import copy
 import math
 import shutil
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hmmoe.engine.progress import Display
 from hmmoe.engine.recipe import Recipe
-from hmmoe.engine.run import machine
+from hmmoe.engine.result import collect, write
 from hmmoe.engine.workers import Job, run_all
 from hmmoe.methods import Budgeted, make_method, method_named
 
@@ -33,6 +32,7 @@ def compare(
     threads: int = 1,
     display: Display,
     command: str = "",
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Train every method with every seed and collect what came out.
 
@@ -42,12 +42,14 @@ def compare(
         budget: trainable share of all methods that have adapters; the recipe's if not given.
         tune: learning rates to try per method, around its own; 1 takes that one untried.
         workers: runs at the same time, of `threads` threads each.
+        command: how to repeat it, for the result.
+        out: where the result goes, as JSON and as a page beside it; both also lie in `folder`.
 
     Returns:
         `{"recipe", "command", "machine", "metric", "sizes", "methods"}`, the form of benchmarks/results.
 
     Raises:
-        ValueError: an unknown method, no budget, or numbers below 1.
+        ValueError: an unknown method, no budget, numbers below 1, or an `out` that is no .json file.
         ChildProcessError: a run failed.
     """
     for name, value in (("seeds", seeds), ("tune", tune), ("jobs", workers), ("threads", threads)):
@@ -55,6 +57,8 @@ def compare(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if not methods or len(set(methods)) < len(methods):
         raise ValueError(f"methods must name each method once, got {', '.join(methods) or 'none'}")
+    if out is not None and out.suffix != ".json":
+        raise ValueError(f"out must be a .json file, got {str(out)!r}")
     recipes = {name: recipe_for(recipe, name, budget) for name in methods}
     rates = {name: grid(r.train.learning_rate, tune) for name, r in recipes.items()}
     folder = Path(folder)
@@ -96,7 +100,10 @@ def compare(
             f"{done.name}: test {metrics['metric']} {metrics['test'][metrics['metric']]:.2f} · {done.folder}"
         )
     shutil.rmtree(memory, ignore_errors=True)
-    return _collect(recipe, command, results, chosen, trials)
+    result = collect(recipe, command, results, chosen, trials)
+    for path in (folder / "result.json", *([] if out is None else [out])):
+        write(result, results, path)
+    return result
 
 
 def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Recipe:
@@ -152,61 +159,3 @@ def opening(recipe: Recipe, methods: Sequence[str], seeds: int, tune: int, worke
     if recipe.minutes:
         line += f", about {math.ceil(runs / workers) * recipe.minutes:.0f} minutes on a common CPU"
     return line
-
-
-def table(result: dict[str, Any]) -> Any:
-    """The result as a rich table, best mean first marked."""
-    from rich.table import Table
-
-    few = min(len(m["values"]) for m in result["methods"].values()) < 2
-    view = Table(
-        title=f"{result['recipe']}: test {result['metric']}",
-        caption="one seed: the spread is unknown, so no difference here is shown to be real" if few else None,
-    )
-    view.add_column("method")
-    heads = (f"{result['metric']} (mean ± std)", "trainable share", "seconds", "peak MiB", "learning rate")
-    for head in heads:
-        view.add_column(head, justify="right")
-    best = max(statistics.mean(m["values"]) for m in result["methods"].values())
-    for name, m in result["methods"].items():
-        mean = statistics.mean(m["values"])
-        spread = f"± {statistics.stdev(m['values']):.2f}" if len(m["values"]) > 1 else "± ?"
-        view.add_row(
-            name,
-            f"{mean:.2f} {spread}",
-            f"{m['share']:.2%}",
-            f"{m['seconds']:.0f}",
-            f"{m['peak_mib']:.0f}",
-            f"{m['learning_rate']:g}",
-            style="bold" if mean == best else None,
-        )
-    return view
-
-
-def _collect(
-    recipe: Recipe,
-    command: str,
-    results: dict[str, dict[int, dict[str, Any]]],
-    chosen: dict[str, float],
-    trials: dict[str, dict[float, float]],
-) -> dict[str, Any]:
-    any_run = next(iter(next(iter(results.values())).values()))
-    methods = {}
-    for name, by_seed in results.items():
-        runs = [by_seed[seed] for seed in sorted(by_seed)]
-        methods[name] = {
-            "share": round(runs[0]["parameters"]["share"], 6),
-            "values": [run["test"][run["metric"]] for run in runs],
-            "seconds": round(statistics.mean(run["seconds"] for run in runs), 2),
-            "peak_mib": max(run["peak_mib"] for run in runs),
-            "learning_rate": chosen[name],
-            "trials": {f"{rate:g}": value for rate, value in sorted(trials[name].items())},
-        }
-    return {
-        "recipe": recipe.name,
-        "command": command,
-        "machine": machine(),
-        "metric": any_run["metric"],
-        "sizes": {**any_run["rows"], "steps": any_run["steps"], "batch_size": recipe.train.batch_size},
-        "methods": methods,
-    }

@@ -1,5 +1,6 @@
-"""The HTML report of a run: one file, nothing loaded from elsewhere."""
+"""HTML pages of a run and of a comparison: one file each, nothing loaded from elsewhere."""
 
+from hmmoe.report.comparison import comparison_page
 from hmmoe.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["comparison_page", "write_report"]

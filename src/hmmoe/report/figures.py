@@ -65,7 +65,7 @@ def curves(data: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, best_st
         )
         right.margins(0.1, 0.25)
         right.set(xlabel="step", title=f"validation {metric}")
-        return _svg(figure)
+        return svg(figure)
 
 
 def routing_map(routing: Mapping[str, Any]) -> str:
@@ -110,7 +110,7 @@ def routing_map(routing: Mapping[str, Any]) -> str:
         bar = figure.colorbar(image, ax=axes[0].tolist(), shrink=0.9, aspect=12, pad=0.02)
         bar.ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
         bar.outline.set_visible(False)
-        return _svg(figure)
+        return svg(figure)
 
 
 def smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
@@ -122,7 +122,7 @@ def smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
     return result
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
     """The figure as an `<svg>` element that scales with the page."""
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})

@@ -1,0 +1,132 @@
+"""What a comparison found: the figures of its finished runs, and their table."""
+
+import itertools
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hmmoe.engine.paired import best_rival, in_words, paired
+from hmmoe.engine.recipe import Recipe
+from hmmoe.engine.run import machine, write_whole
+
+Runs = Mapping[str, Mapping[int, dict[str, Any]]]  # method -> seed -> the content of metrics.json
+
+
+def collect(
+    recipe: Recipe,
+    command: str,
+    runs: Runs,
+    chosen: Mapping[str, float],
+    trials: Mapping[str, Mapping[float, float]],
+) -> dict[str, Any]:
+    """The result of a comparison, in the form of benchmarks/results.
+
+    Args:
+        chosen: method -> its learning rate.
+        trials: method -> learning rate tried -> value on validation.
+    """
+    any_run = next(iter(next(iter(runs.values())).values()))
+    values = {m: [run["test"][run["metric"]] for run in _in_order(by_seed)] for m, by_seed in runs.items()}
+    methods = {}
+    for name, by_seed in runs.items():
+        own = _in_order(by_seed)
+        methods[name] = {
+            "share": round(own[0]["parameters"]["share"], 6),
+            "values": values[name],
+            "seconds": round(statistics.mean(run["seconds"] for run in own), 2),
+            "step_seconds": round(statistics.mean(step_seconds(run) for run in own), 5),
+            "peak_mib": max(run["peak_mib"] for run in own),
+            "learning_rate": chosen[name],
+            "trials": {f"{rate:g}": value for rate, value in sorted(trials[name].items())},
+        }
+        rival = best_rival(values, name)
+        if rival is not None:
+            methods[name]["best_rival"] = {
+                "method": rival,
+                "seeds": len(own),
+                **paired(values[name], values[rival]),
+            }
+    return {
+        "recipe": recipe.name,
+        "command": command,
+        "machine": machine(),
+        "metric": any_run["metric"],
+        "sizes": {**any_run["rows"], "steps": any_run["steps"], "batch_size": recipe.train.batch_size},
+        "methods": methods,
+    }
+
+
+def write(result: Mapping[str, Any], runs: Runs, path: Path) -> None:
+    """Write the result as JSON to `path`, and its page beside it under the same name with .html."""
+    from hmmoe.report import comparison_page
+
+    curves = {
+        name: [
+            [(entry["step"], entry["metrics"][result["metric"]]) for entry in run["curves"]["validation"]]
+            for run in _in_order(by_seed)
+        ]
+        for name, by_seed in runs.items()
+    }
+    write_whole(path.with_suffix(".html"), comparison_page(result, curves))
+    write_whole(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def step_seconds(run: Mapping[str, Any]) -> float:
+    """Median seconds of a training step: validations, checkpoints and the start are left out.
+
+    Args:
+        run: the content of metrics.json.
+    """
+    curves = run["curves"]
+    stops = {entry["step"] for entry in curves["validation"]}
+    pairs = itertools.pairwise(curves["train"])
+    steady = [
+        (b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairs if a["step"] not in stops
+    ]
+    return statistics.median(steady) if steady else run["seconds"] / run["steps"]
+
+
+def table(result: Mapping[str, Any]) -> Any:
+    """The result as a rich table, best mean first marked."""
+    from rich.table import Table
+
+    few = min(len(m["values"]) for m in result["methods"].values()) < 2
+    view = Table(
+        title=f"{result['recipe']}: test {result['metric']}",
+        caption="one seed: the spread is unknown, so no difference here is shown to be real" if few else None,
+    )
+    view.add_column("method")
+    for head in (
+        f"{result['metric']} (mean ± std)",
+        "against the best other",
+        "trainable share",
+        "s/step",
+        "peak MiB",
+        "learning rate",
+    ):
+        view.add_column(head, justify="right")
+    best = max(statistics.mean(m["values"]) for m in result["methods"].values())
+    for name, m in result["methods"].items():
+        mean = statistics.mean(m["values"])
+        view.add_row(
+            name,
+            f"{mean:.2f} {spread(m['values'])}",
+            in_words(m["best_rival"]) if "best_rival" in m else "-",
+            f"{m['share']:.2%}",
+            f"{m['step_seconds']:.3g}",
+            f"{m['peak_mib']:.0f}",
+            f"{m['learning_rate']:g}",
+            style="bold" if mean == best else None,
+        )
+    return view
+
+
+def spread(values: list[float]) -> str:
+    """`± standard deviation`, which one value does not have."""
+    return f"± {statistics.stdev(values):.2f}" if len(values) > 1 else "± ?"
+
+
+def _in_order(by_seed: Mapping[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [by_seed[seed] for seed in sorted(by_seed)]
