@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from hmmoe.errors import unknown
 from hmmoe.streams.intercept import intercept, release
 from hmmoe.streams.layouts import is_convolutional, main_tensor, to_tokens
+from hmmoe.streams.levels import Levels
 from hmmoe.streams.lockstep import lockstep
 from hmmoe.streams.points import find_blocks, unwrap
 from hmmoe.streams.widths import block_width
@@ -30,7 +31,7 @@ class MultimodalOutput(ModelOutput):
         loss: scalar, when labels were given; includes the adapters' auxiliary loss in training.
         logits: the head's, a tensor or a dict of tensors.
         aux_loss: scalar, the auxiliary loss in training with adapters; already in `loss`.
-        states: on request, stream -> `(B, N, D)`, or `(B, T, N, D)` where folded.
+        states: on request, stream -> `(B, N, D)`, or `(B, T, N, D)` where folded; and its levels.
     """
 
     loss: Tensor | None = None
@@ -111,7 +112,7 @@ class FrozenTowers(nn.Module):
                 found += [unwrap(tower.get_submodule(path)) for path in find_blocks(tower)]
             except ValueError:  # a tower without a list of blocks runs as it is
                 continue
-        return found
+        return list(dict.fromkeys(found))  # streams may share a tower
 
 
 class MultimodalModel(FrozenTowers):
@@ -119,16 +120,19 @@ class MultimodalModel(FrozenTowers):
 
     Args:
         towers: stream -> encoder, frozen here and kept in eval mode. It returns a tensor, a tuple that starts
-            with one, or a ModelOutput with `last_hidden_state`.
+            with one, or a ModelOutput with `last_hidden_state`. Streams may share one encoder.
         head: `head(states, masks) -> logits` and `head.loss(logits, labels) -> scalar`; states as in
             `MultimodalOutput`, masks stream -> bool `(B, N)` (`(B, T, N)` where folded), True for real
             tokens, or None for all real.
         folded: streams whose inputs carry one more axis, `(B, T, ...)`: frames or segments, run as `B * T`
             rows.
         groups: streams of different groups never see each other; None for one group of all.
+        levels: stream -> blocks whose output the head sees too, among its states and masks under the names
+            "stream/0", "stream/1", … (see `hmmoe.streams.levels`).
 
     Raises:
-        ValueError: an unknown stream in `folded` or `groups`, or a stream that is in no group or in two.
+        ValueError: an unknown stream in `folded`, `groups` or `levels`, a stream that is in no group or in
+            two, or a level that is no block.
     """
 
     def __init__(
@@ -138,18 +142,21 @@ class MultimodalModel(FrozenTowers):
         *,
         folded: Collection[str] = (),
         groups: Sequence[Sequence[str]] | None = None,
+        levels: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
         self.head = head
         self.folded = frozenset(folded)
         self.groups = [list(towers)] if groups is None else [list(group) for group in groups]
-        for what, names in (("folded", list(self.folded)), ("groups", [m for g in self.groups for m in g])):
+        named = {"folded": list(self.folded), "groups": [m for g in self.groups for m in g]}
+        for what, names in {**named, "levels": list(levels or {})}.items():
             for m in names:
                 if m not in towers:
                     raise ValueError(unknown(f"stream in {what}", m, towers))
         if sorted(m for g in self.groups for m in g) != sorted(towers):
             raise ValueError(f"groups must name every stream once, got {self.groups} for {sorted(towers)}")
+        self.levels = Levels(levels or {}, towers)
         self.config = ContainerConfig({"model_type": "hmmoe", "streams": sorted(towers)})
         self.towers.requires_grad_(False)
         self.train(self.training)
@@ -191,15 +198,16 @@ class MultimodalModel(FrozenTowers):
         calls = {m: partial(self.towers[m], **self._unfolded(m, inputs[m] or {})) for m in streams}
         outputs: dict[str, Any] = {}
         memory = nullcontext() if self.prefix_cache is None else self.prefix_cache.batch(index, streams)
-        with memory:
+        with memory, self.levels.listen({m: self.towers[m] for m in streams}) as kept:
             for group in self.groups:
                 group_calls = {m: calls[m] for m in group if m in calls}
                 if group_calls:
                     outputs |= lockstep(group_calls, folds=folds, present=present)
+            seen = {m: self._tokens(m, outputs[m]) for m in streams} | kept  # (B*T, N, D)
         states: dict[str, Tensor] = {}
         masks: dict[str, Tensor | None] = {}
-        for m in streams:
-            tokens = self._tokens(m, outputs[m])  # (B*T, N, D)
+        for name, tokens in seen.items():
+            m = name if name in calls else name.rpartition("/")[0]
             mask = self._final_mask(m, calls[m].keywords, tokens)
             if m in present:
                 there = present[m].repeat_interleave(folds[m])[:, None].expand(tokens.shape[:2])
@@ -207,7 +215,7 @@ class MultimodalModel(FrozenTowers):
             if m in self.folded:
                 tokens = tokens.unflatten(0, (batch, folds[m]))
                 mask = None if mask is None else mask.unflatten(0, (batch, folds[m]))
-            states[m], masks[m] = tokens, mask
+            states[name], masks[name] = tokens, mask
         logits = self.head(states, masks)
         head: Any = self.head
         loss = None if labels is None else head.loss(logits, labels)

@@ -20,7 +20,7 @@ from hmmoe.streams.layouts import (
     to_tokens,
     told_mask,
 )
-from hmmoe.streams.lockstep import Link, arrive
+from hmmoe.streams.lockstep import STREAM, Link, arrive
 from hmmoe.streams.record import RECORD, note
 
 
@@ -49,13 +49,13 @@ class HMMoEBlock(nn.Module, BaseTunerLayer):
             )
         self.base_layer = base_layer
         self.hmmoe_layers = nn.ModuleDict()
-        self.hmmoe_links: dict[str, Link] = {}
+        self.hmmoe_links: dict[str, dict[str, Link]] = {}  # adapter -> stream, several in a shared tower
         self.hmmoe_spans: dict[str, Mapping[str, Any]] = {}
         self.convolutional = is_convolutional(base_layer)
 
     def add(self, link: Link, spans: Mapping[str, Any] | None) -> None:
         """Stand at a fusion point."""
-        self.hmmoe_links[link.adapter] = link
+        self.hmmoe_links.setdefault(link.adapter, {})[link.stream] = link
         if spans is not None:
             self.hmmoe_spans[link.adapter] = spans
         if link.stream in ("", link.streams[0]):
@@ -66,10 +66,17 @@ class HMMoEBlock(nn.Module, BaseTunerLayer):
         if self.disable_adapters:
             return output
         for adapter in self.active_adapters:
-            link = self.hmmoe_links.get(adapter)
+            link = self._link(adapter)
             if link is not None:
                 output = self._fuse(link, output, args, kwargs)
         return output
+
+    def _link(self, adapter: str) -> Link | None:
+        """The end of the stream whose tower is running; outside of a run any one, which then says so."""
+        links, running = self.hmmoe_links.get(adapter, {}), STREAM.get()
+        if "" in links or running is None:
+            return next(iter(links.values()), None)
+        return links.get(running)
 
     def _fuse(self, link: Link, output: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         x = main_tensor(output)

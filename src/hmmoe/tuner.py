@@ -162,7 +162,9 @@ class HMMoEModel(BaseTuner):
             ValueError: weights are missing, left over or of another shape.
         """
         loaded = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        own = {k: v for k, v in model.state_dict().items() if f".hmmoe_layers.{adapter_name}." in k}
+        named = {k: v for k, v in model.state_dict().items() if f".hmmoe_layers.{adapter_name}." in k}
+        once = {k for k, _ in [*model.named_parameters(), *model.named_buffers()]}
+        own = {k: v for k, v in named.items() if k in once}
         missing = sorted(set(own) - set(loaded))
         extra = sorted(k for k in loaded if ".hmmoe_layers." in k and k not in own)
         if missing:
@@ -178,7 +180,9 @@ class HMMoEModel(BaseTuner):
                     f"the adapter file was made for other towers: {k} is {tuple(loaded[k].shape)} there and "
                     f"{tuple(v.shape)} in this model"
                 )
-        return loaded
+        place = {v.data_ptr(): k for k, v in own.items()}
+        again = {k: v for k, v in named.items() if k not in once}  # second names in a shared tower
+        return loaded | {k: loaded[place[v.data_ptr()]] for k, v in again.items()}
 
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of parameters: backbone, adapter, router (of active adapters), head (other trained)."""

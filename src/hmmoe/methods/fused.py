@@ -51,14 +51,19 @@ def attach(model: Any, plan: "Plan", layers: "list[nn.Module]") -> None:
     """Put a layer at every fusion point of the plan."""
     from hmmoe.fusion import HMMoEBlock
     from hmmoe.streams.lockstep import Link
+    from hmmoe.streams.points import unwrap
 
     for number, (point, widths, layer) in enumerate(zip(plan.points, plan.widths, layers, strict=True)):
         for stream, index in point.items():
             path = plan.blocks[stream][index]
             parent, block = model.get_submodule(path.rpartition(".")[0]), model.get_submodule(path)
-            wrapper = HMMoEBlock(block)
+            # streams that share a tower share the wrapper
+            wrapper = block if isinstance(block, HMMoEBlock) else HMMoEBlock(block)
             wrapper.add(
-                Link("default", number, stream, tuple(sorted(widths)), widths, (beside(layer, block),)), None
+                Link(
+                    "default", number, stream, tuple(sorted(widths)), widths, (beside(layer, unwrap(block)),)
+                ),
+                None,
             )
             setattr(parent, path.rpartition(".")[2], wrapper)
     model.train(model.training)  # towers in eval mode, new layers not

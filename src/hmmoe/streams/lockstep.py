@@ -60,6 +60,7 @@ class _Run:
 
 
 _RUN: ContextVar[_Run | None] = ContextVar("hmmoe_run", default=None)
+STREAM: ContextVar[str | None] = ContextVar("hmmoe_stream", default=None)  # whose tower is running
 
 
 def running() -> bool:
@@ -124,6 +125,7 @@ def lockstep(
             towers[stream] = greenlet(call)
             context = copy_context()
             context.run(_RUN.set, run)
+            context.run(STREAM.set, stream)
             towers[stream].gr_context = context
             advance(stream)
         while waiting:
