@@ -68,6 +68,13 @@ def test_eval_repeats_the_run_s_own_figures(run):
     assert "validation accuracy" in call("eval", run, "--split", "validation").output
 
 
+def test_eval_writes_predictions_in_the_official_form(run, tmp_path):
+    done = call("eval", run, "--result", tmp_path / "new")
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "new" / "test.json").read_text())
+    assert [row["row"] for row in rows] == list(range(32))
+
+
 def test_predict_answers_in_the_task_s_words(run, tmp_path):
     import numpy as np
     from PIL import Image

@@ -100,22 +100,29 @@ def evaluate(
     run: Run,
     split: Annotated[str, typer.Option(help="Which rows: train, validation or test.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    result: Annotated[
+        Path | None, typer.Option(help="Folder for the predictions in the data set's official form.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Measure a finished run on a split."""
     import json
 
     from hmmoe.engine.evaluate import evaluate as measure
+    from hmmoe.engine.evaluate import write_result
     from hmmoe.engine.progress import Display
 
     _quiet()
     with Display() as display:
-        result = measure(run, split, display.row(f"{run.name} {split}"))
+        found = measure(run, split, display.row(f"{run.name} {split}"))
+    files = [] if result is None else write_result(found, split, result)
     if as_json:
-        print(json.dumps(result.metrics))
+        print(json.dumps(found.metrics))
         return
-    for name, value in result.metrics.items():
+    for name, value in found.metrics.items():
         print(f"{split} {name}: {value:.4g}")
+    for file in files:
+        print(f"predictions: {file}")
 
 
 @app.command()

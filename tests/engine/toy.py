@@ -4,6 +4,8 @@ As a script it is the `hmmoe` command with these registered, for tests that need
 `python tests/engine/toy.py train …`.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +98,10 @@ class ToyTask(Task):
 
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         return {"accuracy": 100 * (logits.argmax(-1) == labels).double().mean().item()}
+
+    def result(self, split: str, rows: Sequence[int], logits: Tensor) -> dict[str, str | bytes]:
+        answers = zip(rows, logits.argmax(-1).tolist(), strict=True)
+        return {f"{split}.json": json.dumps([{"row": row, "answer": answer} for row, answer in answers])}
 
     def show(self, row: dict[str, Any], logits: Tensor | None = None) -> dict[str, Any]:
         words = ("no", "yes")

@@ -1,6 +1,6 @@
 """`hmmoe eval`: a finished run on a split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,12 +13,13 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass
 class Evaluation:
-    """A split's figures, the logits behind them (a tensor or a mapping of tensors) and mean routing."""
+    """A split's figures, the logits behind them (a tensor or a mapping of tensors), mean routing, task."""
 
     metrics: dict[str, float]
     logits: Any
     rows: Any
     routing: dict[str, Any] | None
+    task: Any
 
 
 def evaluate(path: str | Path, split: str = "test", report: Report | None = None) -> Evaluation:
@@ -59,16 +60,37 @@ def on_split(trainer: Any, parts: Any, split: str) -> Evaluation:
     prefix = f"{split}_"
     metrics = {k.removeprefix(prefix): v for k, v in output.metrics.items()}
     metrics = {k: v for k, v in metrics.items() if k not in TIMING}
-    return Evaluation(metrics, tensors(output.predictions), rows, meter.result())
+    return Evaluation(metrics, tensors(output.predictions), rows, meter.result(), parts.task)
 
 
 def samples(parts: Any, evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
     """What the task shows of `count` rows spread over the split, with the model's answers."""
-    total = len(evaluation.rows)
-    raw = getattr(evaluation.rows, "dataset", evaluation.rows)
-    places = getattr(evaluation.rows, "rows", range(total))  # Prepared leaves broken rows out
+    raw, places = _raw(evaluation.rows)
+    total = len(places)
     chosen = [i * total // count for i in range(min(count, total))]
     return [parts.task.show(raw[places[i]], row_of(evaluation.logits, i)) for i in chosen]
+
+
+def write_result(evaluation: Evaluation, split: str, folder: str | Path) -> list[Path]:
+    """Write the predictions in the data set's official form into `folder`; returns the files.
+
+    Raises:
+        ValueError: the task has no such form.
+    """
+    raw, places = _raw(evaluation.rows)
+    content = evaluation.task.result(split, [raw.number(place) for place in places], evaluation.logits)
+    files = []
+    for name, data in content.items():
+        file = Path(folder) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data.encode() if isinstance(data, str) else data)
+        files.append(file)
+    return files
+
+
+def _raw(rows: Any) -> tuple[Any, Sequence[int]]:
+    """The task's own rows behind what was measured, and the places in them, in order."""
+    return getattr(rows, "dataset", rows), getattr(rows, "rows", range(len(rows)))
 
 
 def row_of(logits: Any, i: int) -> Any:

@@ -1,6 +1,6 @@
 """What a task is: rows of raw media, a head with its loss, a metric, and how to show a row to a person."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,13 +43,17 @@ class Rows(Dataset):
     def __init__(self, read: Callable[[int], dict[str, Any]], ids: Tensor, offset: int):
         self.read, self.ids, self.offset = read, ids, offset
 
+    def number(self, i: int) -> int:
+        """The row number in the split, before any limit, of row `i`."""
+        return int(self.ids[i])
+
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         if not -len(self) <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
-        row = int(self.ids[i])
+        row = self.number(i)
         return {"index": self.offset + row, **self.read(row)}
 
 
@@ -120,6 +124,19 @@ class Task:
             logits: the model's for this row, without the batch axis; None leaves the prediction None.
         """
         raise NotImplementedError
+
+    def result(self, split: str, rows: Sequence[int], logits: Any) -> dict[str, str | bytes]:
+        """Predictions in the data set's official form: file name -> content. `hmmoe eval --result` writes
+        them.
+
+        Args:
+            rows: row numbers of the split, in the order of the logits.
+            logits: the model's, a tensor or a mapping of tensors as the head gives them.
+
+        Raises:
+            ValueError: the task has no such form.
+        """
+        raise ValueError(f"task {self.name!r} has no official form of predictions")
 
     def dataset(self, split: str) -> Rows:
         """The rows of a split, limited by `<split>_rows`.
