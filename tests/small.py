@@ -1,5 +1,8 @@
 """A small pair of towers, a head and a data set for the tests of training."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 import transformers as tf
 from torch import Tensor, nn
@@ -89,6 +92,30 @@ def collate(batch: list[dict]) -> dict:
         "labels": torch.tensor([row["labels"] for row in batch]),
         "index": torch.tensor([row["index"] for row in batch]),
     }
+
+
+def arguments(folder: Path, **options: Any) -> Any:
+    """TrainingArguments for a few steps on the CPU, every one of them logged."""
+    from transformers import TrainingArguments
+
+    given = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "use_cpu": True,
+        "seed": 7,
+    }
+    return TrainingArguments(str(folder), **given | options)
+
+
+def losses(run: Any) -> list[float]:
+    """Those that a Trainer's training logged."""
+    return [entry["loss"] for entry in run.state.log_history if "loss" in entry]
 
 
 def wake(model: nn.Module, scale: float = 0.1) -> nn.Module:

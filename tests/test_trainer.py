@@ -2,30 +2,17 @@
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from hmmoe.streams import PrefixCache
 from hmmoe.tuner import RoutingCallback
-from small import adapted, collate, rows
+from small import adapted, arguments, collate, losses, rows
 
 
 def trainer(model, folder, **options) -> Trainer:
-    given = {
-        "max_steps": 4,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "use_cpu": True,
-        "seed": 7,
-        **options,
-    }
     return Trainer(
         model,
-        TrainingArguments(str(folder), **given),
+        arguments(folder, **options),
         data_collator=collate,
         train_dataset=rows(12),
         eval_dataset=rows(6),
@@ -33,20 +20,20 @@ def trainer(model, folder, **options) -> Trainer:
     )
 
 
-def losses(run: Trainer) -> list[float]:
+def trained(run: Trainer) -> list[float]:
     run.train()
-    return [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+    return losses(run)
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> list[float]:
-    return losses(trainer(adapted(), tmp_path_factory.mktemp("plain")))
+    return trained(trainer(adapted(), tmp_path_factory.mktemp("plain")))
 
 
 def test_auxiliary_losses_reach_the_loss_and_the_log(tmp_path):
-    without = losses(trainer(adapted(balance_coef=0.0, z_coef=0.0), tmp_path, max_steps=1))[0]
+    without = trained(trainer(adapted(balance_coef=0.0, z_coef=0.0), tmp_path, max_steps=1))[0]
     run = trainer(adapted(balance_coef=10.0, z_coef=1.0), tmp_path, max_steps=1)
-    loss = losses(run)[0]
+    loss = trained(run)[0]
     entry = next(e for e in run.state.log_history if "loss" in e)
     assert entry["aux_loss"] == pytest.approx(10 * entry["balance"] + entry["z"])
     assert loss == pytest.approx(without + entry["aux_loss"], rel=1e-4)
@@ -69,37 +56,39 @@ def test_accumulation_equals_one_larger_batch(tmp_path):
         model.train()(**collate(rows(4)))
         return model
 
-    whole = losses(trainer(measured(), tmp_path))
-    halves = losses(
+    whole = trained(trainer(measured(), tmp_path))
+    halves = trained(
         trainer(measured(), tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=2)
     )
     assert halves == pytest.approx(whole, rel=1e-5)
 
 
 def test_activation_checkpointing_changes_nothing(tmp_path, plain):
-    assert losses(trainer(adapted(), tmp_path, gradient_checkpointing=True)) == pytest.approx(plain, rel=1e-6)
+    assert trained(trainer(adapted(), tmp_path, activation_checkpointing=True)) == pytest.approx(
+        plain, rel=1e-6
+    )
 
 
 def test_a_remembered_prefix_changes_nothing(tmp_path, plain):
     model = adapted()
     with PrefixCache(model) as cache:
-        assert losses(trainer(model, tmp_path)) == pytest.approx(plain, rel=1e-5)
+        assert trained(trainer(model, tmp_path)) == pytest.approx(plain, rel=1e-5)
     assert cache.nbytes > 0
 
 
 def test_bfloat16_autocast_trains(tmp_path, plain):
-    assert losses(trainer(adapted(), tmp_path, bf16=True)) == pytest.approx(plain, rel=0.05)
+    assert trained(trainer(adapted(), tmp_path, bf16=True)) == pytest.approx(plain, rel=0.05)
 
 
 def test_compiled_blocks_change_nothing(tmp_path, plain):
     model = adapted()
     model.get_base_model().compile_blocks(backend="aot_eager")
-    assert losses(trainer(model, tmp_path)) == pytest.approx(plain, rel=1e-5)
+    assert trained(trainer(model, tmp_path)) == pytest.approx(plain, rel=1e-5)
 
 
 def test_a_resumed_run_has_bit_equal_losses(tmp_path):
-    whole = losses(trainer(adapted(modality_dropout=0.2), tmp_path / "whole"))
+    whole = trained(trainer(adapted(modality_dropout=0.2), tmp_path / "whole"))
     trainer(adapted(modality_dropout=0.2), tmp_path / "cut", save_strategy="steps", save_steps=2).train()
     again = trainer(adapted(modality_dropout=0.2), tmp_path / "cut")
     again.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-2"))
-    assert [entry["loss"] for entry in again.state.log_history if "loss" in entry] == whole
+    assert losses(again) == whole
