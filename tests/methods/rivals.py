@@ -1,16 +1,20 @@
 """What the tests of cross-modal rivals share: slow parts, from their equations, and the comparison.
 
-Independent of `hmmoe.methods`: only parameters are read, by name. One sample and one token at a time.
+The slow parts only read parameters, by name, and work on one sample and one token at a time.
 """
 
 import torch
 
+from hmmoe.methods import make_method
+from hmmoe.methods.parts.cross import CrossLayer
+
 WIDTHS = {"audio": 4, "image": 6, "text": 4}
 COUNTS = {"audio": 5, "image": 4, "text": 3}
+PAIR = ("audio", "image")
 CASES = [  # streams, and whether the second of them is padded
     (("image",), False),
-    (("audio", "image"), False),
-    (("audio", "image"), True),
+    (PAIR, False),
+    (PAIR, True),
     (("audio", "image", "text"), False),
     (("audio", "image", "text"), True),
 ]
@@ -23,6 +27,23 @@ def awake(module):
         for p in module.parameters():
             p.add_(0.4 * torch.randn_like(p))
     return module
+
+
+def layer_of(method, names, rank=2, **options):
+    """The layer of a fusion point where these streams meet, awake."""
+    made = make_method({"name": method, "rank": rank, **options})
+    return awake(made.layer({m: WIDTHS[m] for m in names}, rank))
+
+
+def published(adapter, **sizes):
+    """Audio and image by full-rank adapters that mix tokens, as published, awake."""
+
+    def whole(width, others):
+        n = next(iter(others))
+        tokens = {n: (COUNTS[n], COUNTS["audio" if n == "image" else "image"])}
+        return adapter(width, others, **sizes, groups=2, batch_norm=True, rank=None, tokens=tokens)
+
+    return awake(CrossLayer({m: WIDTHS[m] for m in PAIR}, whole)).train()
 
 
 def streams(names, batch=3):
@@ -54,6 +75,16 @@ def same_with_gradients(ours, theirs, leaves):
         none = torch.zeros_like(leaf)
         torch.testing.assert_close(none if ours_ is None else ours_, none if theirs_ is None else theirs_)
     return found[0]
+
+
+def equals_reference(layer, names, adapter, padded=False):
+    """The layer's updates and all gradients are those of `cross_reference`; returns its routing."""
+    states = streams(names)
+    masks = padding(states) if padded else {}
+    theirs = cross_reference(layer, states, masks, adapter, layer.training)
+    ours, routing = layer(states, masks)
+    same_with_gradients(ours, theirs, [*layer.parameters(), *states.values()])
+    return routing
 
 
 def cross_reference(layer, states, masks, adapter, training=False):

@@ -4,22 +4,19 @@ import pytest
 import torch
 from rivals import (
     CASES,
-    COUNTS,
-    WIDTHS,
-    awake,
-    cross_reference,
+    PAIR,
+    equals_reference,
     gated_bottleneck,
     latent_attention,
+    layer_of,
     other_tokens,
-    padding,
-    same_with_gradients,
+    published,
     softmax,
     streams,
 )
 
 from hmmoe.methods import make_method
 from hmmoe.methods.parts.avmoe import AVMoEAdapter
-from hmmoe.methods.parts.cross import CrossLayer
 
 
 def gates(p, x, mask, read):
@@ -49,49 +46,28 @@ def avmoe(p, x, mask, read, norm, cross=1, uni=1):
     return update
 
 
-def layer_of(names, rank=2, **options):
-    method = make_method({"name": "avmoe", "rank": rank, "latents": 4, **options})
-    return awake(method.layer({m: WIDTHS[m] for m in names}, rank))
-
-
 @pytest.mark.parametrize(("names", "padded"), CASES)
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_the_equation(names, padded, training):
-    layer, states = layer_of(names).train(training), streams(names)
-    masks = padding(states) if padded else {}
-    theirs = cross_reference(layer, states, masks, avmoe, training)
-    ours, routing = layer(states, masks)
-    same_with_gradients(ours, theirs, [*layer.parameters(), *states.values()])
+    routing = equals_reference(layer_of("avmoe", names, latents=4).train(training), names, avmoe, padded)
     for weights in routing.weights.values():
         torch.testing.assert_close(weights.sum(-1), torch.ones(3, dtype=torch.float64))
 
 
 def test_more_experts_of_both_kinds():
-    layer = layer_of(("audio", "image"), cross_experts=2, uni_experts=2, batch_norm=False)
-    states = streams(("audio", "image"))
-    theirs = cross_reference(layer, states, {}, lambda *given: avmoe(*given, cross=2, uni=2))
-    ours, routing = layer(states)
-    same_with_gradients(ours, theirs, [*layer.parameters(), *states.values()])
+    layer = layer_of("avmoe", PAIR, latents=4, cross_experts=2, uni_experts=2, batch_norm=False)
+    routing = equals_reference(layer, PAIR, lambda *given: avmoe(*given, cross=2, uni=2))
     assert {w.shape for w in routing.weights.values()} == {(3, 4)}
 
 
 def test_the_published_module_mixes_tokens():
-    widths = {"audio": 4, "image": 6}
-
-    def whole(width, others):
-        n = next(iter(others))
-        tokens = {n: (COUNTS[n], COUNTS["audio" if n == "image" else "image"])}
-        sizes = {"cross": 1, "uni": 1, "size": 2, "router": (8, 5), "latents": 3, "groups": 2}
-        return AVMoEAdapter(width, others, **sizes, batch_norm=True, rank=None, tokens=tokens)
-
-    layer, states = awake(CrossLayer(widths, whole)).train(), streams(widths)
-    theirs = cross_reference(layer, states, {}, avmoe, training=True)
-    same_with_gradients(layer(states)[0], theirs, [*layer.parameters(), *states.values()])
+    layer = published(AVMoEAdapter, cross=1, uni=1, size=2, router=(8, 5), latents=3)
+    equals_reference(layer, PAIR, avmoe)
 
 
 def test_at_the_start_the_router_has_no_gradient_as_published():
     layer = make_method({"name": "avmoe", "rank": 2}).layer({"audio": 4, "image": 6}, 2).double()
-    updates = layer(streams(("audio", "image")))[0]
+    updates = layer(streams(PAIR))[0]
     assert all(not update.any() for update in updates.values())
     sum((torch.randn_like(update) * update).sum() for update in updates.values()).backward()
     assert not any(p.grad.any() for adapter in layer.adapters.values() for p in adapter.router.parameters())

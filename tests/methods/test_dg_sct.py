@@ -4,20 +4,17 @@ import pytest
 import torch
 from rivals import (
     CASES,
-    COUNTS,
-    WIDTHS,
-    awake,
-    cross_reference,
+    PAIR,
+    equals_reference,
     gated_bottleneck,
     latent_attention,
+    layer_of,
     other_tokens,
-    padding,
-    same_with_gradients,
+    published,
     streams,
 )
 
 from hmmoe.methods import make_method
-from hmmoe.methods.parts.cross import CrossLayer
 from hmmoe.methods.parts.dg_sct import DGSCTAdapter
 
 
@@ -48,51 +45,29 @@ def dg_sct(p, x, mask, read, norm, alpha=0.3, beta=0.05):
     return gated_bottleneck(p, "bottleneck.", seen, mask, norm)
 
 
-def layer_of(names, rank=2, **options):
-    method = make_method({"name": "dg_sct", "rank": rank, "latents": 4, **options})
-    return awake(method.layer({m: WIDTHS[m] for m in names}, rank))
-
-
 @pytest.mark.parametrize(("names", "padded"), CASES)
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_the_equation(names, padded, training):
-    layer, states = layer_of(names, rank=3).train(training), streams(names)
-    masks = padding(states) if padded else {}
-    theirs = cross_reference(layer, states, masks, dg_sct, training)
-    same_with_gradients(layer(states, masks)[0], theirs, [*layer.parameters(), *states.values()])
+    equals_reference(layer_of("dg_sct", names, rank=3, latents=4).train(training), names, dg_sct, padded)
 
 
 def test_weights_and_missing_batch_norms_are_as_asked():
-    layer, states = (
-        layer_of(("audio", "image"), batch_norm=False, alpha=0.2, beta=0.1),
-        streams(("audio", "image")),
-    )
-    theirs = cross_reference(layer, states, {}, lambda *given: dg_sct(*given, alpha=0.2, beta=0.1))
-    same_with_gradients(layer(states)[0], theirs, [*layer.parameters(), *states.values()])
+    layer = layer_of("dg_sct", PAIR, latents=4, batch_norm=False, alpha=0.2, beta=0.1)
+    equals_reference(layer, PAIR, lambda *given: dg_sct(*given, alpha=0.2, beta=0.1))
 
 
 def test_a_missing_stream_has_no_tokens_and_mean_zero():
-    layer, states = layer_of(("audio", "image")).eval(), streams(("audio",))
-    theirs = cross_reference(layer, states, {}, dg_sct)
-    same_with_gradients(layer(states)[0], theirs, list(states.values()))
+    equals_reference(layer_of("dg_sct", PAIR, latents=4).eval(), ("audio",), dg_sct)
 
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_published_module_mixes_tokens(padded):
-    widths = {"audio": 4, "image": 6}
+    def adapter(width, others, **sizes):
+        return DGSCTAdapter(width, others, hidden=width, **sizes)
 
-    def whole(width, others):
-        n = next(iter(others))
-        tokens = {n: (COUNTS[n], COUNTS["audio" if n == "image" else "image"])}
-        sizes = {"size": 2, "hidden": width, "latents": 3, "groups": 2}
-        return DGSCTAdapter(width, others, **sizes, batch_norm=True, rank=None, tokens=tokens)
-
-    layer, states = awake(CrossLayer(widths, whole)).train(), streams(widths)
-    masks = padding(states) if padded else {}
-    theirs = cross_reference(layer, states, masks, dg_sct, training=True)
-    same_with_gradients(layer(states, masks)[0], theirs, [*layer.parameters(), *states.values()])
+    equals_reference(published(adapter, size=2, latents=3), PAIR, dg_sct, padded)
 
 
 def test_starts_at_zero():
     layer = make_method({"name": "dg_sct", "rank": 2}).layer({"audio": 4, "image": 6}, 2).double()
-    assert all(not update.any() for update in layer(streams(("audio", "image")))[0].values())
+    assert all(not update.any() for update in layer(streams(PAIR))[0].values())
