@@ -160,6 +160,31 @@ def test_is_the_identity_at_the_start_exactly(streams, router):
     assert all((u == 0).all() for u in updates.values())
 
 
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_a_uniform_layer_is_one_whose_router_is_flat(streams):
+    states = tokens(STREAMS[streams])
+    masks = padding(states)
+    masks = {
+        m: mask & (torch.arange(3) != i)[:, None] for i, (m, mask) in enumerate(masks.items())
+    }  # missing
+    routed, even = make(STREAMS[streams]), make(STREAMS[streams], router="uniform")
+    with torch.no_grad():
+        for parameter in routed.router.parameters():
+            parameter.zero_()
+    even.load_state_dict({k: v for k, v in routed.state_dict().items() if not k.startswith("router.")})
+    (expected, flat), (updates, routing) = routed(states, masks), even(states, masks)
+    for m in states:
+        torch.testing.assert_close(updates[m], expected[m])
+        torch.testing.assert_close(routing.weights[m], flat.weights[m])
+    assert routing.balance == routing.z == 0
+    assert not list(even.router.parameters())
+
+
+def test_the_up_product_may_start_elsewhere():
+    layer = HMMoELayer({"a": 300}, rank=8, experts=ALL, up_std=0.02)
+    assert layer.up["a"].weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
 @pytest.mark.parametrize("options", [{}, {"router": "token"}, {"latents": 2, "exact_tokens": 2}])
 @pytest.mark.parametrize("streams", [1, 2, 3])
 def test_every_parameter_has_had_a_gradient_after_two_steps(streams, options):
@@ -283,6 +308,7 @@ def test_runs_under_bf16_autocast_and_keeps_the_streams_dtype():
         ({"router": "tokens"}, "unknown router 'tokens', did you mean 'token'"),
         ({"rank": 0}, "rank must be at least 1"),
         ({"top_k": 9}, "top_k must be between 1 and the 7 experts"),
+        ({"top_k": 2, "router": "uniform"}, "top_k=2 needs a router that ranks experts"),
     ],
 )
 def test_refuses_bad_options(options, message):

@@ -66,7 +66,10 @@ class HMMoEConfig(PeftConfig):
     experts: dict[str, int] = field(
         default_factory=lambda: dict(DEFAULT_EXPERTS), metadata={"help": "Expert kind -> number of experts."}
     )
-    router: str = field(default="sample", metadata={"help": "Route each 'sample' or each 'token'."})
+    router: str = field(
+        default="sample",
+        metadata={"help": "Route each 'sample' or each 'token', or weigh all experts alike: 'uniform'."},
+    )
     top_k: int | None = field(
         default=None, metadata={"help": "Keep the k largest router weights; None keeps all."}
     )
@@ -92,6 +95,12 @@ class HMMoEConfig(PeftConfig):
     modality_dropout: float = field(
         default=0.0,
         metadata={"help": "In training, chance per sample that the others' experts do not see a stream."},
+    )
+    up_std: float = field(
+        default=0.0,
+        metadata={
+            "help": "Standard deviation of the up projections at the start; 0: start as the frozen model."
+        },
     )
     modules_to_save: list[str] | None = field(
         default=None,
@@ -124,6 +133,8 @@ class HMMoEConfig(PeftConfig):
         for name in ("dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.up_std < 0:
+            raise ValueError(f"up_std must be at least 0, got {self.up_std}")
         if self.spans is not None and any(len(span) not in (2, 3) for span in self.spans.values()):
             raise ValueError(
                 f"spans must be modality -> [start, stop] or [start, stop, pass], got {self.spans}"

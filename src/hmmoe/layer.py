@@ -25,10 +25,10 @@ from hmmoe.down import Down, standardise
 from hmmoe.errors import unknown
 from hmmoe.experts import EXPERTS, ChannelExperts
 from hmmoe.mixing import mix
-from hmmoe.router import Router
+from hmmoe.router import Router, Uniform
 
 DEFAULT_EXPERTS = {"affine": 2, "conditioned_affine": 2, "cross_attention": 1, "channel_attention": 1}
-ROUTERS = ("sample", "token")
+ROUTERS = ("sample", "token", "uniform")
 
 
 @dataclass
@@ -53,7 +53,7 @@ class HMMoELayer(nn.Module):
         widths: stream name -> width d_m.
         rank: channels r of each expert.
         experts: kind (a key of `EXPERTS`) -> number of experts; the order of the keys does not matter.
-        router: "sample" or "token".
+        router: "sample", "token", or "uniform": all available experts count alike, nothing is learned.
         top_k: keep the k largest weights of each sample; None keeps all.
         latents, exact_tokens: see `experts.cross_attention`.
         sample_context: rows are steps of a sample (frames with their second of sound): experts also know the
@@ -61,6 +61,8 @@ class HMMoELayer(nn.Module):
         dropout: of the experts' outputs and of the pooled states they know of the other streams, in training.
         modality_dropout: in training, the chance per sample and stream that the other streams' experts do
             not see it.
+        up_std: standard deviation of U's first values; 0, the frozen model at the start, unless that is what
+            is to be compared.
 
     Raises:
         ValueError: for an unknown expert or router, or numbers out of range.
@@ -81,6 +83,7 @@ class HMMoELayer(nn.Module):
         sample_context: bool = False,
         dropout: float = 0.0,
         modality_dropout: float = 0.0,
+        up_std: float = 0.0,
     ) -> None:
         super().__init__()
         counts = check_experts(DEFAULT_EXPERTS if experts is None else experts)
@@ -95,6 +98,8 @@ class HMMoELayer(nn.Module):
         total = sum(counts.values())
         if top_k is not None and not 1 <= top_k <= total:
             raise ValueError(f"top_k must be between 1 and the {total} experts, got {top_k}")
+        if top_k is not None and router == "uniform":
+            raise ValueError(f"top_k={top_k} needs a router that ranks experts, got router='uniform'")
         self.widths = {m: widths[m] for m in sorted(widths)}
         self.rank, self.counts, self.modality_dropout = rank, counts, modality_dropout
         self.sample_context, self.dropout = sample_context, dropout
@@ -107,7 +112,8 @@ class HMMoELayer(nn.Module):
         self.standardised = False  # by the first training batch; a host's copy of the buffers' word
         self.up = nn.ModuleDict({m: nn.Linear(width, d, bias=False) for m, d in self.widths.items()})
         for up in self.up.values():
-            nn.init.zeros_(up.get_parameter("weight"))
+            weight = up.get_parameter("weight")
+            nn.init.normal_(weight, std=up_std) if up_std else nn.init.zeros_(weight)
         options = {"cross_attention": {"latents": latents, "exact_tokens": exact_tokens}}
         self.experts = nn.ModuleDict(
             {
@@ -118,12 +124,10 @@ class HMMoELayer(nn.Module):
             }
         )
         needs = {kind: EXPERTS[kind].reads_others for kind in counts}
-        self.router = Router(
-            tuple(self.widths),
-            total,
-            width,
-            per_token=router == "token",
-            top_k=top_k,
+        self.router: nn.Module = (
+            Uniform(total)
+            if router == "uniform"
+            else Router(tuple(self.widths), total, width, per_token=router == "token", top_k=top_k)
         )
         alone = torch.cat([torch.full((n,), not needs[k]) for k, n in counts.items()])
         self.register_buffer("alone", alone, persistent=False)

@@ -93,6 +93,35 @@ class Router(nn.Module):
         return {m: w.view(shape) for m, w, shape in zip(z, split, shapes, strict=True)}, balance, z_loss
 
 
+class Uniform(nn.Module):
+    """In the router's place, learning nothing: all available experts count alike. What routing is measured by.
+
+    Args and returns of `forward` are the `Router`'s; both losses are zero.
+    """
+
+    token = False
+
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self.experts = experts
+
+    def forward(
+        self,
+        pooled: Tensor,
+        z: Mapping[str, Tensor],
+        available: Mapping[str, Tensor | None],
+        counted: Mapping[str, Tensor | None],
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        exact = torch.promote_types(pooled.dtype, torch.float32)
+        weights = {}
+        for m in z:
+            can = available[m]
+            even = pooled.new_ones(len(pooled), self.experts) if can is None else can
+            weights[m] = even.to(exact) / even.sum(-1, keepdim=True).clamp(min=1)  # (B, E)
+        nothing = pooled.new_zeros((), dtype=exact)
+        return weights, nothing, nothing
+
+
 def masked_softmax(logits: Tensor, can: Tensor | None, top_k: int | None) -> tuple[Tensor, Tensor]:
     """Softmax over what is available, its k largest weights only, and the log-partition before top-k.
 

@@ -45,6 +45,7 @@ _OPTIONS = (
     "sample_context",
     "dropout",
     "modality_dropout",
+    "up_std",
 )
 
 

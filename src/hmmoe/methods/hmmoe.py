@@ -13,10 +13,17 @@ class HMMoE(Budgeted):
         default=None, metadata=about("number of experts of each kind; HMMoEConfig's own if not given")
     )
     router: str | None = field(
-        default=None, metadata=about("one gate per sample or per token", choices=("sample", "token"))
+        default=None,
+        metadata=about("a gate per sample, per token, or alike", choices=("sample", "token", "uniform")),
     )
     top_k: int | None = field(
         default=None, metadata=about("experts kept per gate; all if not given", above=0)
+    )
+    latents: int | None = field(
+        default=None, metadata=about("latent tokens of cross-attention between long streams", above=0)
+    )
+    exact_tokens: int | None = field(
+        default=None, metadata=about("up to this many keys cross-attention is exact", above=0)
     )
     balance_coef: float | None = field(
         default=None, metadata=about("weight of the load-balance loss", least=0)
@@ -27,6 +34,9 @@ class HMMoE(Budgeted):
     )
     modality_dropout: float | None = field(
         default=None, metadata=about("chance that the experts lose sight of a stream", least=0, most=0.99)
+    )
+    up_std: float | None = field(
+        default=None, metadata=about("first values of the up projections; 0 is the frozen model", least=0)
     )
 
     name = "hmmoe"
