@@ -10,29 +10,26 @@ this is.
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from hmmoe.data.media import Clips, MediaError, decode_audio, decode_image, decode_video, png, wav
+from hmmoe.data.media import Clips, MediaError, decode_image
 from hmmoe.data.tables import table
 from hmmoe.tasks.ave import segment_accuracy
-from hmmoe.tasks.base import Task, part
 from hmmoe.tasks.heads import PooledHead
+from hmmoe.tasks.seconds import SECONDS, SecondsTask, cut, runs, span
 
-RATE, SECONDS, SIDE = 16000, 10, 64
+RATE, SIDE = 16000, 64
 LEVEL = 0.06  # root mean square of a segment's sound before its gain, and of the noise at 0 dB
 MARGIN = 4  # pixels by which a photograph is padded before the jittered crop
 
 
-class AVEMini(Task):
+class AVEMini(SecondsTask):
     """Video (10 frames of 64 x 64) and sound (10 segments of one second) to 14 classes a segment."""
 
     name = "ave_mini"
-    streams: ClassVar = {"video": "image", "audio": "audio"}
-    folded = ("video", "audio")
     metric = "accuracy"
 
     @cached_property
@@ -80,7 +77,7 @@ class AVEMini(Task):
         )
         return {
             "video": frames,  # (10, 64, 64, 3) uint8
-            "audio": [(second, RATE) for second in wave.reshape(SECONDS, RATE)],
+            "audio": cut(wave, RATE),
             "label": np.asarray(q.labels, np.int64),  # (10,)
         }
 
@@ -95,55 +92,12 @@ class AVEMini(Task):
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         return {"accuracy": 100 * segment_accuracy(logits.argmax(-1), labels)}
 
-    def from_files(self, **inputs: str) -> dict[str, Any]:
-        """`video` is a video file or a folder of pictures, one a second in order of name; `audio` a sound
-        file.
+    def answer(self, logits: Tensor) -> list[int]:
+        return logits.argmax(-1).tolist()
 
-        Both are cut to ten seconds; shorter ones end in their last picture and in silence.
-        """
-        row = super().from_files(**{k: v for k, v in inputs.items() if k not in self.streams})
-        if "video" in inputs:
-            row["video"] = _frames(Path(inputs["video"]))
-        if "audio" in inputs:
-            wave, rate = decode_audio(inputs["audio"])
-            wave = np.pad(wave[: SECONDS * rate], (0, max(SECONDS * rate - len(wave), 0)))
-            row["audio"] = [(second, rate) for second in wave.reshape(SECONDS, rate)]
-        return row
-
-    def show(self, row: Mapping[str, Any], logits: Tensor | None = None) -> dict[str, Any]:
-        strip = np.concatenate(list(row["video"]), axis=1)  # (H, 10 W, 3)
-        wave, rate = np.concatenate([second for second, _ in row["audio"]]), row["audio"][0][1]
-        return {
-            "parts": [part("video", "png", png(strip)), part("audio", "wav", wav(wave, rate))],
-            "target": None if row["label"] is None else self._words(row["label"]),
-            "prediction": None if logits is None else self._words(logits.argmax(-1).tolist()),
-        }
-
-    def _words(self, labels: Any) -> str:
+    def words(self, label: Any) -> str:
         """Classes with their seconds: "0-5 dog, 6-9 background"."""
-        runs: list[list[int]] = []
-        for t, label in enumerate(labels):
-            if runs and runs[-1][2] == label:
-                runs[-1][1] = t
-            else:
-                runs.append([t, t, int(label)])
-        return ", ".join(
-            f"{a}-{b} {self.classes[c]}" if a < b else f"{a} {self.classes[c]}" for a, b, c in runs
-        )
-
-
-def _frames(path: Path) -> np.ndarray:
-    """(10, H, W, 3) uint8, all of the first picture's size."""
-    if not path.is_dir():
-        return decode_video(path, SECONDS)
-    files = sorted(f for f in path.iterdir() if f.is_file())[:SECONDS]
-    if not files:
-        raise MediaError(f"the folder {path} holds no pictures")
-    from PIL import Image
-
-    images = [Image.fromarray(decode_image(f)) for f in files]
-    same = [np.asarray(i.resize(images[0].size)) for i in images]
-    return np.stack(same + same[-1:] * (SECONDS - len(same)))
+        return ", ".join(f"{span(a, b)} {self.classes[c]}" for c, a, b in runs(label))
 
 
 def _segment(wave: np.ndarray, offset: float) -> np.ndarray:

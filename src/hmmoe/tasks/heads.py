@@ -25,6 +25,17 @@ def summary(states: Tensor, mask: Tensor | None) -> Tensor:
     return F.layer_norm(pooled, pooled.shape[-1:])
 
 
+def summaries(
+    states: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], widths: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """`summary` of every stream in the order of `widths`, (…, D_m); zeros for one that is missing."""
+    known = {m: summary(x, masks.get(m)) for m, x in states.items()}
+    like = next(iter(known.values()))
+    return {
+        m: known[m] if m in known else like.new_zeros(*like.shape[:-1], width) for m, width in widths.items()
+    }
+
+
 class PooledHead(nn.Module):
     """Classes from the summaries of all streams side by side: (…, N_m, D_m) -> (…, classes).
 
@@ -47,13 +58,7 @@ class PooledHead(nn.Module):
             self.answer = nn.Sequential(nn.Linear(total, 256), nn.GELU(), nn.Linear(256, classes))
 
     def forward(self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> Tensor:
-        known = {m: summary(x, masks.get(m)) for m, x in states.items()}
-        like = next(iter(known.values()))
-        pooled = [
-            known[m] if m in known else like.new_zeros(*like.shape[:-1], width)
-            for m, width in self.widths.items()
-        ]
-        return self.answer(torch.cat(pooled, -1))
+        return self.answer(torch.cat(list(summaries(states, masks, self.widths).values()), -1))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy: logits (…, classes), labels (…)."""
