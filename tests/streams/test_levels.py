@@ -6,6 +6,7 @@ import transformers as tf
 from torch import nn
 
 from hmmoe import HMMoEConfig, MultimodalModel, get_peft_model
+from hmmoe.streams import PrefixCache
 from hmmoe.streams.levels import level_blocks, level_widths
 from small import collate, pair, rows, wake
 
@@ -113,3 +114,35 @@ def test_blocks_that_are_not_there_are_named(blocks):
 def test_an_unknown_stream_is_named():
     with pytest.raises(ValueError, match="unknown stream in levels 'imgae', did you mean 'image'"):
         MultimodalModel(dict(pair().towers.items()), StatesHead(), levels={"imgae": [1]})
+
+
+@pytest.mark.parametrize("points", [None, [{"image": 1, "text": 0}], [{"image": 3, "text": 1}]])
+def test_levels_inside_a_remembered_prefix_are_remembered_too(points):
+    model = MultimodalModel(dict(pair().towers.items()), StatesHead(), levels={"image": [0, 1, 3]})
+    if points is not None:
+        model = wake(get_peft_model(model, HMMoEConfig(rank=4, points=points)))
+    batch = {k: v for k, v in collate(rows(4)).items() if k != "labels"}
+    expected = model(**batch).logits
+    base = model if points is None else model.get_base_model()
+    first = base.towers["image"].encoder.layers[0]
+    ran = []
+    with PrefixCache(model):
+        model(**batch)
+        getattr(first, "base_layer", first).self_attn.register_forward_hook(lambda *_: ran.append(1))
+        found = model(**batch).logits
+        assert not ran
+        for name in expected:
+            torch.testing.assert_close(found[name][0], expected[name][0], rtol=0, atol=0)
+
+
+def test_a_shared_tower_is_remembered_by_stream():
+    tower = pair().towers["image"]
+    model = MultimodalModel({"video": tower, "audio": tower}, StatesHead(), levels={"video": [1]})
+    torch.manual_seed(2)
+    batch = {m: {"pixel_values": torch.randn(3, 3, 16, 16)} for m in ("video", "audio")}
+    expected = model(**batch).logits
+    with PrefixCache(model):
+        for _ in range(2):
+            found = model(index=torch.arange(3), **batch).logits
+            for name in expected:
+                torch.testing.assert_close(found[name][0], expected[name][0], rtol=0, atol=0)

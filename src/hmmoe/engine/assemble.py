@@ -8,11 +8,13 @@ import torch
 
 import hmmoe
 from hmmoe.backbones import Tower, load_tower
+from hmmoe.backbones.shared import SHARED, shared_tower
 from hmmoe.backbones.systems import load_system
 from hmmoe.data import Collator, Prepared
 from hmmoe.engine.recipe import Recipe
 from hmmoe.errors import unknown
 from hmmoe.methods import Method, make_method
+from hmmoe.streams.levels import level_blocks, level_name, level_widths
 from hmmoe.tasks import TASKS
 
 
@@ -32,7 +34,7 @@ class Parts:
         rows = self.task.dataset(split)
         if self.recipe.train.workers:
             return rows
-        return Prepared(rows, self.towers, self.task, skip_broken=self.recipe.skip_broken)
+        return Prepared(rows, self.collator.towers, self.task, skip_broken=self.recipe.skip_broken)
 
 
 def assemble(recipe: Recipe, saved: str | Path | None = None) -> Parts:
@@ -58,7 +60,13 @@ def assemble(recipe: Recipe, saved: str | Path | None = None) -> Parts:
     model = build_model(task, towers) if system is None else system.container(task)
     torch.manual_seed(recipe.train.seed + 1)  # the head is the same for all methods, whatever they draw
     model = method.load(model, str(saved)) if saved is not None else method.build(model)
-    return Parts(recipe, task, towers, method, model, Collator(towers, task))
+    for stream in recipe.leave_out:
+        if stream not in towers:
+            raise ValueError(unknown(f"stream in leave_out of task {name!r}", stream, towers))
+    given = {stream: tower for stream, tower in towers.items() if stream not in recipe.leave_out}
+    if not given:
+        raise ValueError(f"recipe key leave_out names all streams of task {name!r}; keep one")
+    return Parts(recipe, task, towers, method, model, Collator(given, task))
 
 
 def _towers(recipe: Recipe, task: Any) -> dict[str, Tower]:
@@ -71,20 +79,31 @@ def _towers(recipe: Recipe, task: Any) -> dict[str, Tower]:
         raise ValueError(
             f"task {task.name!r} needs a tower for stream {missing[0]!r}; add towers.{missing[0]}.name"
         )
-    towers = {}
-    for stream in task.streams:
+    towers: dict[str, Tower] = {}
+    # shared towers last: their owners must be there
+    for stream in sorted(task.streams, key=lambda m: recipe.towers[m]["name"] == SHARED):
         options = dict(recipe.towers[stream])
-        towers[stream] = load_tower(options.pop("name"), **options)
+        kind = options.pop("name")
+        if kind == SHARED:
+            towers[stream] = shared_tower(towers, **options)
+        else:
+            towers[stream] = load_tower(kind, **options)
         if towers[stream].modality != task.streams[stream]:
             raise ValueError(
                 f"stream {stream!r} of task {task.name!r} is {task.streams[stream]}, but tower "
                 f"{recipe.towers[stream]['name']!r} reads {towers[stream].modality}"
             )
-    return towers
+    return {stream: towers[stream] for stream in task.streams}
 
 
 def build_model(task: Any, towers: dict[str, Tower]) -> Any:
     """The task's head on frozen towers."""
     modules = {stream: tower.module for stream, tower in towers.items()}
     widths = {stream: tower.width for stream, tower in towers.items()}
-    return hmmoe.MultimodalModel(modules, task.head(widths), folded=task.folded, groups=task.groups)
+    levels = {stream: level_blocks(modules[stream], count) for stream, count in task.levels.items()}
+    for stream, blocks in levels.items():
+        for k, width in enumerate(level_widths(modules[stream], blocks)):
+            widths[level_name(stream, k)] = width
+    return hmmoe.MultimodalModel(
+        modules, task.head(widths), folded=task.folded, groups=task.groups, levels=levels
+    )

@@ -85,6 +85,10 @@ class Recipe:
         default=None,
         metadata=about("instead of towers: name of a system that reads all streams itself, and its options"),
     )
+    leave_out: list[str] = field(
+        default_factory=list,
+        metadata=about("streams that the model never gets: what the others alone can reach"),
+    )
     method: dict[str, Any] = field(default_factory=dict, metadata=about("name of the method and its options"))
     train: Train = field(default_factory=Train, metadata=about("see Train"))
     prefix_cache: bool = field(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hmmoe.streams.intercept import intercept, release
+from hmmoe.streams.lockstep import STREAM
 from hmmoe.streams.points import find_blocks
 
 
@@ -59,10 +60,13 @@ class PrefixCache:
         self.detach()
         self.container.prefix_cache = self
         for name, tower in self.container.tower_modules().items():
-            blocks = prefix_blocks(tower)
+            blocks, levels = prefix_blocks(tower), getattr(self.container, "levels", None)
+            read = levels.blocks.get(name, []) if levels else []
+            if read and blocks == [tower]:  # the head reads blocks inside, so these answer one by one
+                blocks = [tower.get_submodule(path) for path in find_blocks(tower)]
             old = self.prefixes.get(name)
             if old is None or old.blocks != blocks:
-                self.prefixes[name] = _Prefix(name, blocks)
+                self.prefixes[name] = _Prefix(name, blocks, read)
             self.prefixes[name].attach()
 
     def detach(self) -> None:
@@ -165,11 +169,14 @@ def _touched(module: nn.Module) -> bool:
 
 
 class _Prefix:
-    """The remembered prefix of one tower."""
+    """The remembered prefix of one tower; besides the last block's output, those that the head reads."""
 
-    def __init__(self, stream: str, blocks: list[nn.Module]) -> None:
+    def __init__(self, stream: str, blocks: list[nn.Module], read: list[int]) -> None:
         self.stream, self.blocks = stream, blocks
-        self.rows: dict[int, list[Tensor]] = {}  # the last block's tensors, one row of each per sample
+        last = len(blocks) - 1
+        self.kept = [*(i for i in read if i < last), last]
+        self.rows: dict[int, list[Tensor]] = {}  # the kept blocks' tensors, one row of each per sample
+        self.under_way: list[list[Tensor]] = []  # the same of the batch that is running
         self.forms: dict[int, tuple[Any, list[Any]]] = {}  # per block: how its output is built
         self.now: list[int] | None = None
         self.known = False
@@ -225,23 +232,26 @@ class _Prefix:
                 f"{_shapes(old[1])}; pad its inputs to a fixed length"
             )
         self.forms[i] = (tree, form)
-        if i == len(self.blocks) - 1:
-            for b, row in enumerate(self.now):
-                self.rows[row] = [_compact(chunk[b]) for chunk in chunks]
+        if i in self.kept:
+            if i == self.kept[0]:
+                self.under_way = [[] for _ in self.now]
+            for b, row in enumerate(self.under_way):
+                row += [_compact(chunk[b]) for chunk in chunks]
+        if i == self.kept[-1]:
+            self.rows |= zip(self.now, self.under_way, strict=True)
 
     def remember(self, i: int) -> Any:
-        """The last block's output from memory; before it, only something of the right shape."""
+        """A kept block's output from memory; of the others only something of the right shape."""
         assert self.now is not None
         tree, form = self.forms[i]
-        last = i == len(self.blocks) - 1
         leaves: list[Any] = []
-        tensors = 0
+        tensors = sum(len(_shapes(self.forms[k][1])) for k in self.kept if k < i)
         for leaf in form:
             if not isinstance(leaf, tuple):
                 leaves.append(leaf)
                 continue
             shape, dtype, device = leaf
-            if last:
+            if i in self.kept:
                 rows = torch.stack([self.rows[row][tensors] for row in self.now])
                 leaves.append(rows.to(device=device, dtype=dtype).flatten(0, 1))
             else:
@@ -259,6 +269,8 @@ class _Answer:
         self.prefix, self.i = prefix, i
 
     def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if STREAM.get() not in (None, self.prefix.stream):  # the tower serves another stream as well
+            return inner(*args, **kwargs)
         return self.prefix.run(self.i, inner, args, kwargs)
 
 

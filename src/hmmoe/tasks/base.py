@@ -73,6 +73,7 @@ class Task:
     streams: ClassVar[Mapping[str, str]]  # stream -> modality
     folded: ClassVar[tuple[str, ...]] = ()  # streams whose rows hold a sequence of items
     groups: ClassVar[list[list[str]] | None] = None  # streams of different groups never see each other
+    levels: ClassVar[Mapping[str, int]] = {}  # streams of which the head reads that many scales on the way
     metric: ClassVar[str]  # the headline key of `metrics`, higher is better
     options_type: ClassVar[type[Options]] = Options
     system: Any = None  # the `hmmoe.backbones.systems.System` it runs on, where a recipe names a model
@@ -106,7 +107,11 @@ class Task:
         raise NotImplementedError
 
     def head(self, widths: Mapping[str, int]) -> nn.Module:
-        """`head(states, masks) -> logits` with `head.loss(logits, labels)`, for streams of those widths."""
+        """`head(states, masks) -> logits` with `head.loss(logits, labels)`, for streams of those widths.
+
+        Of the streams in `levels` there are widths, and later states, "stream/0", "stream/1", … as well, in
+        the tower's order (see `hmmoe.streams.levels`).
+        """
         raise NotImplementedError
 
     def metrics(self, logits: Any, labels: Tensor) -> dict[str, float]:
