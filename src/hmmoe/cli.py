@@ -161,6 +161,9 @@ def compare(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")],
     overrides: Overrides = None,
     methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = "frozen,lora,hmmoe",
+    variants: Annotated[
+        bool, typer.Option("--variants", help="All variants that the recipe names, too.")
+    ] = False,
     seeds: Annotated[int, typer.Option(help="Runs per method.")] = 3,
     budget: Annotated[
         float | None, typer.Option(help="Trainable share of every method with adapters.")
@@ -186,10 +189,13 @@ def compare(
 
     loaded = Recipe.load(recipe, overrides or ())
     folder = folder or Path("runs") / f"{loaded.name}-compare"
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if variants:
+        names += [name for name in loaded.variants if name not in names]
     with Display() as display:
         result = run_comparison(
             loaded,
-            [name.strip() for name in methods.split(",") if name.strip()],
+            names,
             seeds=seeds,
             folder=folder,
             budget=budget,

@@ -13,9 +13,11 @@ from rich.console import Console
 from hmmoe.engine import compare as comparison
 from hmmoe.engine.compare import compare, grid, opening, recipe_for
 from hmmoe.engine.progress import Display
+from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.result import table
 from hmmoe.engine.workers import Job, run_all
 from hmmoe.methods import METHODS
+from hmmoe.options import difference
 
 HANG = """
 import os, time
@@ -31,6 +33,7 @@ if __name__ == "__main__":
     list(run_all([Job("x", {recipe!r}, {folder!r})], 1, 1, lambda name: print))
 """
 TOY = Path(__file__).parent / "toy.py"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -89,6 +92,49 @@ def test_rivals_share_everything_but_the_method(recipe):
 
 def test_a_rival_may_have_its_own_rate(recipe):
     assert recipe_for(recipe(rivals={"frozen": {"learning_rate": 0.5}}), "frozen").train.learning_rate == 0.5
+
+
+def test_a_variant_is_the_recipe_s_method_with_some_options_changed(recipe):
+    own = recipe(
+        method={"name": "hmmoe", "budget": 0.4, "points": 2, "experts": {"affine": 1}},
+        variants={
+            "even": {"router": "uniform", "learning_rate": 0.5},
+            "small": {"budget": 0.1},
+            "large": {"rank": 2},
+            "other": {"name": "lora"},
+            "lora": {},
+        },
+    )
+    even = recipe_for(own, "even", budget=0.3)
+    assert even.method == own.method | {"budget": 0.3, "router": "uniform"}
+    assert (even.train.learning_rate, even.variants) == (0.5, {})
+    small = recipe_for(own, "small", budget=0.3)
+    assert small.method["budget"] == 0.1
+    assert small.train.learning_rate == own.train.learning_rate
+    for name, message in (
+        ("large", "variant 'large' is sized by a budget; remove its rank"),
+        ("other", "variant 'other' varies the recipe's own method; remove its name"),
+        ("lora", "variant 'lora' has the name of a method"),
+        ("smal", "unknown method 'smal', did you mean 'small'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recipe_for(own, name)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes" / "ablations").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_committed_ablations_vary_their_base_one_thing_at_a_time(path):
+    own = Recipe.load(path, ["data_root=nowhere"])
+    base = Recipe.load(ROOT / "recipes" / path.name, ["data_root=nowhere"])
+    assert difference(recipe_for(own, "hmmoe").to_dict(), recipe_for(base, "hmmoe").to_dict()) == ["name"]
+    assert len(own.variants) > 20
+    for name in own.variants:
+        changed = difference(recipe_for(own, name).to_dict(), recipe_for(own, "hmmoe").to_dict())
+        assert {key.split(".")[0] for key in changed} == {"method"}
+        assert recipe_for(own, name).method["budget"] == own.variants[name].get(
+            "budget", own.method["budget"]
+        )
 
 
 def test_a_comparison_needs_a_budget(recipe):

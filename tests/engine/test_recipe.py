@@ -36,6 +36,30 @@ def test_numbers_names_and_data_root_are_resolved(file):
     assert recipe.towers["text"]["name"] == "/data/minilm"
 
 
+def test_a_recipe_says_only_what_differs_from_its_base(file, tmp_path):
+    (tmp_path / "more").mkdir()
+    more = tmp_path / "more" / "longer.yaml"
+    more.write_text("base: ../my_run.yaml\ntrain: {epochs: 9}\nmethod: {points: 2}\n")
+    recipe, base = Recipe.load(more, ["data_root=/data"]), Recipe.load(file, ["data_root=/data"])
+    assert difference(recipe.to_dict(), base.to_dict()) == ["name", "method.points", "train.epochs"]
+    assert recipe.name == "longer"
+    assert Recipe.load(more, ["data_root=/data", "train.epochs=1"]).train.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("nothing.yaml", "there is no recipe .*nothing.yaml"),
+        ("longer.yaml", "longer.yaml' is its own base"),
+        ("3", "recipe key base must be the path of a recipe, got 3"),
+    ],
+)
+def test_a_base_that_is_none_is_said_to_be_none(tmp_path, base, message):
+    (tmp_path / "longer.yaml").write_text(f"base: {base}\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        Recipe.load(tmp_path / "longer.yaml")
+
+
 def test_yaml_and_json_round_trips_are_exact(file, tmp_path):
     recipe = Recipe.load(file, ["data_root=/data"])
     (tmp_path / "again.yaml").write_text(recipe.to_yaml())

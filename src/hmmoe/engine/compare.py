@@ -15,7 +15,8 @@ from hmmoe.engine.progress import Display
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.result import collect, write
 from hmmoe.engine.workers import Job, run_all
-from hmmoe.methods import Budgeted, make_method, method_named
+from hmmoe.errors import unknown
+from hmmoe.methods import METHODS, Budgeted, make_method, method_named
 
 SPACING = math.sqrt(10)  # between neighbouring learning rates of the grid
 
@@ -37,6 +38,7 @@ def compare(
     """Train every method with every seed and collect what came out.
 
     Args:
+        methods: names of methods, and of the recipe's variants of its own method.
         seeds: number of seeds, 0, 1, ….
         folder: where the runs go, one folder each.
         budget: trainable share of all methods that have adapters; the recipe's if not given.
@@ -109,15 +111,24 @@ def compare(
 def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Recipe:
     """`recipe` with another method at the same budget and points, and what its `rivals` entry says.
 
+    Args:
+        method: of `METHODS`, or a variant of the recipe's own, which may have its own budget.
+
     Raises:
         ValueError: the method is unknown, has an option that it should not, or there is no budget.
     """
+    allowed = [*METHODS, *recipe.variants]
+    if method not in allowed:
+        raise ValueError(unknown("method", method, allowed))
+    if method in recipe.variants:
+        own, budget = _variant(recipe, method), recipe.variants[method].get("budget", budget)
+        return recipe_for(own, own.method["name"], budget)
     kind = method_named(method)
     tree = copy.deepcopy(recipe.to_dict())
     own = tree["method"]
     budget = own.get("budget") if budget is None else budget
     rival = dict(tree["rivals"].pop(method, {}))
-    tree["rivals"] = {}
+    tree["rivals"], tree["variants"] = {}, {}
     if method == own["name"]:
         rate = tree["train"]["learning_rate"]
     else:
@@ -137,6 +148,20 @@ def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Reci
     tree["train"]["learning_rate"] = rival.pop("learning_rate", rate)
     tree["method"] |= rival
     make_method(tree["method"])  # complain before anything runs
+    return Recipe.from_dict(tree)
+
+
+def _variant(recipe: Recipe, name: str) -> Recipe:
+    """`recipe` with the options of its method, or its learning rate, that the variant changes."""
+    if name in METHODS:
+        raise ValueError(f"variant {name!r} has the name of a method; choose another")
+    changes = dict(recipe.variants[name])
+    for key, why in (("name", "varies the recipe's own method"), ("rank", "is sized by a budget")):
+        if key in changes:
+            raise ValueError(f"variant {name!r} {why}; remove its {key}")
+    tree = copy.deepcopy(recipe.to_dict()) | {"variants": {}}
+    tree["train"]["learning_rate"] = changes.pop("learning_rate", recipe.train.learning_rate)
+    tree["method"] |= changes
     return Recipe.from_dict(tree)
 
 

@@ -8,6 +8,9 @@
 
 One model that reads several streams takes the place of towers: `model: {name: vlmo, path: …, size: base}`.
 
+A recipe that differs little from another says so: `base: easy_vqa.yaml`, a path from its own folder, and only
+what is different.
+
 The help of every field stands beside it; `hmmoe train --keys` prints them. Strings may hold `{data_root}`.
 """
 
@@ -105,6 +108,10 @@ class Recipe:
             "for compare: per other method its learning_rate and whatever else it should do differently"
         ),
     )
+    variants: dict[str, dict[str, Any]] = field(
+        default_factory=dict,
+        metadata=about("for compare: name of a variant of the method -> the options that it changes"),
+    )
     minutes: float | None = field(
         default=None,
         metadata=about("about how long one run takes on one core, for compare's opening line", above=0),
@@ -123,9 +130,10 @@ class Recipe:
             )
         for stream, tower in self.towers.items():
             _named(tower, f"towers.{stream}")
-        for rival, options in self.rivals.items():
-            if not isinstance(options, dict):
-                raise ValueError(f"recipe key rivals.{rival} must be a mapping of options, got {options!r}")
+        for key in ("rivals", "variants"):
+            for name, options in getattr(self, key).items():
+                if not isinstance(options, dict):
+                    raise ValueError(f"recipe key {key}.{name} must be a mapping of options, got {options!r}")
 
     @property
     def encoders(self) -> dict[str, dict[str, Any]]:
@@ -141,12 +149,7 @@ class Recipe:
             ValueError: not YAML, or a key or value that is not allowed; the sentence names the key's path.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no recipe {str(path)!r}")
-        try:
-            tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"recipe {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+        tree = _read(path)
         for override in overrides:
             _override(tree, override)
         if isinstance(tree, dict):
@@ -191,6 +194,31 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> Any:
+    """The YAML of a file, on top of that of its `base` where it names one."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no recipe {str(path)!r}")
+    if path.resolve() in above:
+        raise ValueError(f"recipe {str(path)!r} is its own base; remove its key base")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+    if isinstance(tree, dict) and "base" in tree:
+        base = tree.pop("base")
+        if not isinstance(base, str):
+            raise ValueError(f"recipe key base must be the path of a recipe, got {base!r}")
+        return _on_top(_read(path.parent / base, (*above, path.resolve())), tree)
+    return tree
+
+
+def _on_top(below: Any, tree: Any) -> Any:
+    """`tree` where it says something, `below` elsewhere; mappings are joined key by key."""
+    if not (isinstance(below, dict) and isinstance(tree, dict)):
+        return tree
+    return below | {key: _on_top(below.get(key), value) for key, value in tree.items()}
 
 
 def _named(part: Any, path: str) -> None:
