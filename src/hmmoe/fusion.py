@@ -14,13 +14,14 @@ from hmmoe.streams import spans as spans_of
 from hmmoe.streams.layouts import (
     add_update,
     is_convolutional,
+    leading_tokens,
     main_tensor,
     real_tokens,
     replace_main,
     to_tokens,
     told_mask,
 )
-from hmmoe.streams.lockstep import STREAM, Link, arrive
+from hmmoe.streams.lockstep import STREAM, Link, arrive, is_causal
 from hmmoe.streams.record import RECORD, note
 
 
@@ -84,7 +85,11 @@ class HMMoEBlock(nn.Module, BaseTunerLayer):
         tokens = to_tokens(x, width, self.convolutional)  # (R, N, D)
         told = told_mask(self.get_base_layer(), args, kwargs)
         mask = None if told is None else real_tokens(*told)
-        update = self._fuse_spans(link, tokens, mask) if link.stream == "" else arrive(link, tokens, mask)
+        if link.stream == "":
+            update = self._fuse_spans(link, tokens, mask)
+        else:
+            lead = None if told is None or not is_causal(link.stream) else leading_tokens(told[0])
+            update = arrive(link, tokens, mask, lead)
         return replace_main(output, add_update(x, update, width, self.convolutional))
 
     def _fuse_spans(self, link: Link, tokens: Tensor, mask: Tensor | None) -> Tensor:

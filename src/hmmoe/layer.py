@@ -46,6 +46,21 @@ class Routing:
     z: Tensor
 
 
+@dataclass
+class Read:
+    """What other streams see of one, in rank space.
+
+    Attributes:
+        z: `(B, N, W)`.
+        c: `(B, W)`, its mean over real tokens.
+        mask: `(B, N)` bool, True for real tokens; None: all.
+    """
+
+    z: Tensor
+    c: Tensor
+    mask: Tensor | None
+
+
 class HMMoELayer(nn.Module):
     """One fusion point.
 
@@ -137,7 +152,14 @@ class HMMoELayer(nn.Module):
         self.pieces = [of_channels * rank, *(counts[k] * rank for k in self.token_kinds)]  # of the W channels
 
     def forward(
-        self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None, steps: int = 1
+        self,
+        states: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor] | None = None,
+        steps: int = 1,
+        *,
+        known: Mapping[str, Read] | None = None,
+        keep: dict[str, Read] | None = None,
+        lead: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], Routing]:
         """Updates of all streams that are there.
 
@@ -146,6 +168,10 @@ class HMMoELayer(nn.Module):
             masks: stream -> `(B, N_m)` bool, True for real tokens; a row without any True is a stream missing
                 for that sample; a stream left out has no padding.
             steps: how many consecutive rows are steps of one sample; read with `sample_context` only.
+            known: streams that ran before, read and not updated.
+            keep: is given what later streams read of these `states`.
+            lead: causal streams (a text that is being written) -> `(B, N_m)` bool, the tokens that all others
+                see; a token's update depends on these and itself alone, and not on how long the text is.
 
         Returns:
             stream -> `(B, N_m, d_m)` to be added to the states, zero at padding, and the `Routing`.
@@ -153,15 +179,19 @@ class HMMoELayer(nn.Module):
         Raises:
             ValueError: for unknown streams, or widths, batch sizes or masks that do not fit.
         """
-        masks = dict(masks or {})
-        self._check(states, masks)
+        masks, known, lead = dict(masks or {}), known or {}, lead or {}
+        self._check(states, masks, known)
         if self.training and not self.standardised:
             self.standardised = standardise(dict(self.down.items()), states, masks)  # type: ignore[arg-type]
-        z, c, split = {}, {}, {}
+        z = {m: r.z for m, r in known.items()}
+        c = {m: r.c for m, r in known.items()}
+        masks |= {m: r.mask for m, r in known.items() if r.mask is not None}
         for m in states:  # in rank space from here on
             z[m] = self.down[m](states[m])  # (B, N, W)
-            c[m] = masked_mean(z[m], masks.get(m))  # (B, W)
-            split[m] = z[m].split(self.pieces, -1)
+            c[m] = masked_mean(z[m], lead.get(m, masks.get(m)))  # (B, W)
+            if keep is not None:
+                keep[m] = Read(z[m], c[m], masks.get(m))
+        split = {m: x.split(self.pieces, -1) for m, x in z.items()}
         nothing = torch.zeros_like(next(iter(c.values())))
         there = {m: masks[m].any(-1) if m in masks else None for m in z}  # (B,); None: in every sample
         seen = {m: self._hide(there[m], nothing) for m in z}
@@ -172,15 +202,16 @@ class HMMoELayer(nn.Module):
         c = dict(zip(self.widths, pooled.unbind(1), strict=True))
         everything = pooled.flatten(1)  # (B, M * W)
         whole = self._over_steps(everything, steps) if self.sample_context else None
-        available = {m: self._available(m, seen, nothing) for m in z}
-        counted = {m: masks.get(m) for m in z} if self.router.token else there
-        gates, balance, z_loss = self.router(everything, z, available, counted)
+        routed = {m: z[m] for m in states}
+        available = {m: self._available(m, seen, nothing) for m in routed}
+        counted = {m: masks.get(m) for m in routed} if self.router.token else there
+        gates, balance, z_loss = self.router(everything, routed, available, counted)
         updates = {}
-        for m in z:
-            known = [c[n] for n in self.others[m]] + ([] if whole is None else [whole])
-            context = torch.cat(known, -1) if len(known) > 1 else known[0]
+        for m in routed:
+            told = [c[n] for n in self.others[m]] + ([] if whole is None else [whole])
+            context = torch.cat(told, -1) if len(told) > 1 else told[0]
             context = F.dropout(context, self.dropout, self.training)
-            y = self._mix(m, split, context, gates[m].to(z[m].dtype), masks, seen)  # (B, N, W)
+            y = self._mix(m, split, context, gates[m].to(z[m].dtype), masks, seen, m in lead)  # (B, N, W)
             updates[m] = self._up(m, F.dropout(y, self.dropout, self.training), states[m], masks.get(m))
         return updates, Routing({m: gate.detach() for m, gate in gates.items()}, balance, z_loss)
 
@@ -222,13 +253,14 @@ class HMMoELayer(nn.Module):
         gate: Tensor,
         masks: Mapping[str, Tensor],
         seen: Mapping[str, Tensor | None],
+        causal: bool,
     ) -> Tensor:
         """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
         # 1 where all are used alike
         gate = sum(self.counts.values()) * (gate if gate.dim() == 3 else gate[:, None])
         gate = gate.repeat_interleave(self.rank, -1)  # (B, 1 or N, W)
         of_channels, *of_tokens = gate.split(self.pieces, -1)
-        ys = [self._tokens(m, i, z, masks, seen) for i in range(len(of_tokens))]
+        ys = [self._tokens(m, i, z, masks, seen, causal) for i in range(len(of_tokens))]
         if not self.channel_kinds:
             return mix(None, None, None, ys, of_tokens)
         scale, shift = self._channels(m, context)
@@ -253,6 +285,7 @@ class HMMoELayer(nn.Module):
         z: Mapping[str, tuple[Tensor, ...]],
         masks: Mapping[str, Tensor],
         seen: Mapping[str, Tensor | None],
+        causal: bool,
     ) -> Tensor:
         """The i-th kind of token experts of stream m, reading the others side by side, `(B, N, n*r)`."""
         own, others = z[m][1 + i], [n for n in self.others[m] if n in z]
@@ -261,10 +294,11 @@ class HMMoELayer(nn.Module):
         group = self._group(m, self.token_kinds[i])
         read = torch.cat([z[n][1 + i] for n in others], 1) if len(others) > 1 else z[others[0]][1 + i]
         if all(n not in masks and seen[n] is None for n in others):
-            return group(own, read, masks.get(m), None)
+            return group(own, read, masks.get(m), None, causal)
         real = [self._seen_tokens(z[n][0], masks.get(n), seen[n]) for n in others]
         mask = torch.cat(real, 1)
-        return group(own, read, masks.get(m), mask | ~mask.any(-1, keepdim=True))  # no True: gate is zero
+        read_mask = mask | ~mask.any(-1, keepdim=True)  # no True: gate is zero
+        return group(own, read, masks.get(m), read_mask, causal)
 
     @staticmethod
     def _seen_tokens(z: Tensor, mask: Tensor | None, seen: Tensor | None) -> Tensor:
@@ -273,13 +307,17 @@ class HMMoELayer(nn.Module):
             mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
         return mask if seen is None else mask & seen[:, None]
 
-    def _check(self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-        for m in [*states, *masks]:
+    def _check(
+        self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor], known: Mapping[str, Read]
+    ) -> None:
+        for m in [*states, *masks, *known]:
             if m not in self.widths:
                 raise ValueError(unknown("stream", m, self.widths))
+            if m in states and m in known:
+                raise ValueError(f"stream {m!r} is in known and in states; it cannot run twice")
         if not states:
             raise ValueError("states holds no stream; give at least one")
-        batch = {m: len(x) for m, x in states.items()}
+        batch = {m: len(x) for m, x in states.items()} | {m: len(r.z) for m, r in known.items()}
         if len(set(batch.values())) > 1:
             raise ValueError(f"streams must have the same batch size, got {batch}")
         for m, x in states.items():

@@ -46,7 +46,14 @@ class TokenExperts(Experts):
     """Experts that look at the tokens themselves."""
 
     @abstractmethod
-    def forward(self, own: Tensor, read: Tensor, own_mask: Tensor | None, read_mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        own: Tensor,
+        read: Tensor,
+        own_mask: Tensor | None,
+        read_mask: Tensor | None,
+        causal: bool = False,
+    ) -> Tensor:
         """The experts' outputs, before the gate.
 
         Args:
@@ -54,6 +61,7 @@ class TokenExperts(Experts):
             read: `(B, K, n * r)` those of the other streams, one after the other along the tokens.
             own_mask: `(B, N)` bool, True for real tokens, or None when all are.
             read_mask: `(B, K)` the same for what is read; every row has at least one True.
+            causal: a token's output may depend on itself and what is read, on no other token of `own`.
 
         Returns:
             `(B, N, n * r)`.

@@ -4,7 +4,7 @@
 
 with the tokens of all other streams n side by side as keys and values. Beyond `exact_tokens` keys the same
 attention goes through L latent tokens, the means A of L stretches of the queries, so that cost is linear in
-tokens on both sides:
+tokens on both sides (never for a causal stream, whose later tokens the means would show to earlier ones):
 
     Y = softmax(Q A^T / sqrt(r)) [softmax(A K^T / sqrt(r)) V]
 
@@ -38,12 +38,19 @@ class CrossAttention(TokenExperts):
             nn.Parameter(nn.init.normal_(torch.empty(count, rank, rank), std=rank**-0.5)) for _ in range(3)
         )
 
-    def forward(self, own: Tensor, read: Tensor, own_mask: Tensor | None, read_mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        own: Tensor,
+        read: Tensor,
+        own_mask: Tensor | None,
+        read_mask: Tensor | None,
+        causal: bool = False,
+    ) -> Tensor:
         z_m, z_n = self._heads(own), self._heads(read)  # (B, n, N, r), (B, n, K, r)
         keys = None if read_mask is None else read_mask[:, None, None]  # (B, 1, 1, K)
         # r x r matrices act on whichever side has fewer tokens: (Z W_q)(Z' W_k)^T = (Z W_q W_k^T) Z'^T
         to_key = self.query @ self.key.mT
-        if z_n.shape[2] <= self.exact_tokens or z_m.shape[2] <= self.latents:
+        if causal or z_n.shape[2] <= self.exact_tokens or z_m.shape[2] <= self.latents:
             y = F.scaled_dot_product_attention(z_m @ to_key, z_n, z_n, keys) @ self.value
         else:
             a, filled = self._stretch_means(z_m, own_mask)  # (B, n, L, r), (B, 1, 1, L)

@@ -127,12 +127,32 @@ def real_tokens(mask: Tensor, inverse: bool = False) -> Tensor:
         raise ValueError(f"an attention mask has 2, 3 or 4 axes, got {tuple(mask.shape)}")
     if mask.dim() > 2 and mask.stride(-2) == 0:  # expanded over queries
         mask = mask[..., :1, :]
-    if mask.dtype == torch.bool:
-        real = ~mask if inverse else mask
-    elif mask.is_floating_point() and mask.dim() > 2:
-        real = mask > -9e3  # additive: some write -inf, some the least number, some -1e4
-    else:
-        real = mask > 0
+    real = _attended(mask)
+    real = ~real if inverse and mask.dtype == torch.bool else real
     if real.dim() == 2:
         return real
     return real.flatten(1, -2).any(1)  # (B, N)
+
+
+def leading_tokens(mask: Tensor) -> Tensor:
+    """The tokens that every query may attend to, bool `(B, N)`: a prompt before a causal text, or its first
+    token.
+
+    Args:
+        mask: `(B, Q, N)` or `(B, heads, Q, N)`, bool (True attends) or additive.
+
+    Raises:
+        ValueError: the mask does not tell one query from another.
+    """
+    if mask.dim() not in (3, 4):
+        raise ValueError(f"a causal stream's mask must be (B, heads, Q, N), got {tuple(mask.shape)}")
+    return _attended(mask).flatten(1, -2).all(1)
+
+
+def _attended(mask: Tensor) -> Tensor:
+    """Where a mask of any kind lets attention pass, bool of the same shape."""
+    if mask.dtype == torch.bool:
+        return mask
+    if mask.is_floating_point() and mask.dim() > 2:
+        return mask > -9e3  # additive: some write -inf, some the least number, some -1e4
+    return mask > 0

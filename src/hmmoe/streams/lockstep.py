@@ -7,7 +7,7 @@ A pause costs about a microsecond and no thread: autograd, checkpointing of bloc
 ordinary forward. The wrapper around a block calls `arrive`; whoever owns the towers calls `lockstep`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from math import gcd
@@ -17,6 +17,8 @@ import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
+from hmmoe.layer import HMMoELayer, Read
+from hmmoe.streams.recall import Recall
 from hmmoe.streams.record import note
 
 
@@ -47,6 +49,7 @@ class _Arrival:
     link: Link
     states: Tensor  # (R, N, D)
     mask: Tensor | None  # (R, N)
+    lead: Tensor | None  # (R, N), of a causal stream
 
 
 @dataclass
@@ -57,6 +60,9 @@ class _Run:
     folds: Mapping[str, int]
     present: Mapping[str, Tensor]
     mode: tuple
+    known: Recall | None
+    keep: Recall | None
+    causal: Collection[str]
 
 
 _RUN: ContextVar[_Run | None] = ContextVar("hmmoe_run", default=None)
@@ -68,8 +74,20 @@ def running() -> bool:
     return _RUN.get() is not None
 
 
-def arrive(link: Link, states: Tensor, mask: Tensor | None) -> Tensor:
+def is_causal(stream: str) -> bool:
+    """Is this the tower of a causal stream of the run?"""
+    run = _RUN.get()
+    return run is not None and stream in run.causal
+
+
+def arrive(link: Link, states: Tensor, mask: Tensor | None, lead: Tensor | None = None) -> Tensor:
     """Pause the calling tower until the other streams of the point are there; returns its update `(R, N, D)`.
+
+    Args:
+        link: where the tower is.
+        states: `(R, N, D)`.
+        mask: `(R, N)` bool or None, True for real tokens.
+        lead: of a causal stream the tokens that all others see, `(R, N)` bool.
 
     Raises:
         RuntimeError: called outside `lockstep`, or in another grad or autocast mode than the run began in.
@@ -82,7 +100,7 @@ def arrive(link: Link, states: Tensor, mask: Tensor | None) -> Tensor:
             "(gradient_checkpointing_enable of MultimodalModel does), not around them"
         )
     _same_mode(run, link, "came to")
-    update = getcurrent().parent.switch(_Arrival(link, states, mask))
+    update = getcurrent().parent.switch(_Arrival(link, states, mask, lead))
     _same_mode(run, link, "went on from")
     return update
 
@@ -93,6 +111,9 @@ def lockstep(
     *,
     folds: Mapping[str, int] | None = None,
     present: Mapping[str, Tensor] | None = None,
+    known: Recall | None = None,
+    keep: Recall | None = None,
+    causal: Collection[str] = (),
 ) -> dict[str, Any]:
     """Run towers side by side; at every fusion point they wait for each other.
 
@@ -100,6 +121,9 @@ def lockstep(
         calls: stream -> a call of its tower. A stream of a fusion point that is not here is missing.
         folds: stream -> how many rows of its tower make one sample (frames, segments); 1 if left out.
         present: stream -> `(B,)` bool, False where the stream is missing for that sample.
+        known: streams that have run already; those that run now read them.
+        keep: is given what later streams read of those that run now.
+        causal: streams whose tokens must not learn of later ones.
 
     Returns:
         stream -> what its call returned.
@@ -108,7 +132,7 @@ def lockstep(
         RuntimeError: towers wait for fusion points that cannot come.
         ValueError: the streams' batch sizes do not fit.
     """
-    run = _Run(tuple(calls), dict(folds or {}), dict(present or {}), _mode())
+    run = _Run(tuple(calls), dict(folds or {}), dict(present or {}), _mode(), known, keep, causal)
     results: dict[str, Any] = {}
     waiting: dict[str, _Arrival] = {}
     towers: dict[str, greenlet] = {}
@@ -183,9 +207,33 @@ def _meet(arrivals: dict[str, _Arrival], run: _Run) -> dict[str, Tensor]:
         mask = _with_missing(a, run.present.get(s), folds[s])
         if mask is not None:
             masks[s] = mask.reshape(groups, -1)
-    updates, routing = link.layer[0](states, masks, steps=clock)
+    fresh: dict[str, Read] = {}
+    options = _asymmetric(link, arrivals, run, fresh)
+    updates, routing = link.layer[0](states, masks, steps=clock, **options)
+    if run.keep is not None:
+        run.keep.put(link, fresh, clock)
     note(link.adapter, link.point, routing, updates)
     return {s: updates[s].reshape(arrivals[s].states.shape) for s in arrivals}
+
+
+def _asymmetric(
+    link: Link, arrivals: Mapping[str, _Arrival], run: _Run, fresh: dict[str, Read]
+) -> dict[str, Any]:
+    """What a layer is told beyond the states of this meeting; nothing where all streams run together."""
+    told: dict[str, Any] = {}
+    if run.known is not None:
+        told["known"] = run.known.at(link)
+    if run.keep is not None:
+        told["keep"] = fresh
+    lead = {s: a.lead for s, a in arrivals.items() if a.lead is not None}
+    if lead:
+        told["lead"] = lead
+    if told and not isinstance(link.layer[0], HMMoELayer):
+        raise ValueError(
+            f"{type(link.layer[0]).__name__} needs all streams at once, but {', '.join(run.streams)} ran by "
+            "themselves, before or after others; only HMMoE's own layers can read what ran before"
+        )
+    return told
 
 
 def _with_missing(arrival: _Arrival, present: Tensor | None, fold: int) -> Tensor | None:

@@ -49,7 +49,7 @@ RULES = [
     (r"(video\.clip.+)\.ln_([12])\.(.+)", r"\1.layer_norm\2.\3"),
     (r"(video\.clip.+)\.mlp\.c_fc\.(.+)", r"\1.mlp.fc1.\2"),
     (r"(video\.clip.+)\.mlp\.c_proj\.(.+)", r"\1.mlp.fc2.\2"),
-    (r"clip_model\.logit_scale", r"logit_scale"),
+    (r"clip_model\.logit_scale", r"align.logit_scale"),
     (r"video_encoder\.(.+)", r"video.\1"),
     (r"audio_embeddings\.(.+)", r"audio.embeddings.\1"),
     (r"audio_encoder\.last_layernorm\.(.+)", r"audio.last_layernorm.\1"),
@@ -68,8 +68,9 @@ RULES = [
     (r"hidden_trans_(video|audio)_multimodal\.(.+)", r"\1_memory.project.\2"),
     (r"(video|audio)_frame_embedding", r"\1_memory.frame_embedding"),
     (r"(video|audio)_type_embeddings", r"\1_memory.type_embedding"),
-    (r"contra_head_([tva])\.linear\.(.+)", r"contra_head_\1.\2"),
-    (r"((?:text|video|audio)_fine_weight\..+|cls\..+|contra_temp)", r"\1"),
+    (r"contra_head_([tva])\.linear\.(.+)", r"align.contra_head_\1.\2"),
+    (r"((?:text|video|audio)_fine_weight\..+|contra_temp)", r"align.\1"),
+    (r"(cls\..+)", r"\1"),
 ]
 # in official checkpoints, but no weight of ours: indices, and parts that VALOR with BERT does not run
 SPARE = re.compile(
@@ -78,7 +79,7 @@ SPARE = re.compile(
     r"|multimodal_encoder\.pooler\..+|contra_temp|txt_encoder\..+"
 )
 # weights that a checkpoint may lack; whatever else is missing means another family or size
-OPTIONAL = re.compile(r"contra_|cls\.|(text|video|audio)_fine_weight|(video|audio)_memory|logit_scale")
+OPTIONAL = re.compile(r"align\.|cls\.|(video|audio)_memory")
 
 
 @dataclass

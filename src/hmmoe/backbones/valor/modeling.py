@@ -1,17 +1,24 @@
 """VALOR: vision-audio-language omni-perception (Chen et al., arXiv 2304.08345).
 
-    frames ─► CLIP, frame by frame, or VideoSwin ─┬─► contra_head_v ─┐
-    sound  ─► AST, clip by clip ─┬────────────────│─► contra_head_a ─┼─► MGA: fine-grained alignment
-    text   ─► BERT ──────────────│────────────────│─► contra_head_t ─┘
+    frames ─► CLIP, frame by frame, or VideoSwin ─┬─► align ─┐
+    sound  ─► AST, clip by clip ─┬────────────────│─► align ─┼─► MGA: fine-grained alignment
+    text   ─► BERT ──────────────│────────────────│─► align ─┘
                                  └─ media memory ─┴─ (to BERT's width, + frame and type embeddings)
                                         │ cross-attention
     [task prompt] words, some hidden ─► the same BERT, causal ─► cls ─► MGC: captions and answers
 
 A group names what the text may read: "tv" frames, "ta" sound, "tva" both.
+
+HMMoE's streams are "video", "audio" and "text": frames and sound run in lockstep and never see the text; the
+decoder runs later and reads what they left (`hmmoe.streams.recall`), of the group's media only. A text that
+is aligned is read alone, so that a gallery is encoded once whatever is asked. A frame or clip is a row of its
+tower; a video's frames meet the clips of its sound.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any, cast
 
@@ -23,12 +30,14 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hmmoe.errors import unknown
+from hmmoe.streams.lockstep import lockstep
+from hmmoe.streams.recall import Recall
 
 from .configuration import ValorConfig
 from .encoders import AudioEncoder, ClipFrames
 from .generation import generate
 from .objectives import IGNORED, FineFeatures, captioning_loss, contrastive_loss, fine_similarity
-from .parts import HIDDEN, CaptionHead, MediaMemory, fine_weight, text_bias
+from .parts import HIDDEN, Alignment, CaptionHead, MediaMemory, text_bias
 from .video_swin import VideoSwin, WindowAttention
 
 GROUPS = {"tv": ("video",), "ta": ("audio",), "tva": ("video", "audio")}
@@ -51,6 +60,22 @@ class ValorOutput(ModelOutput):
     logits: dict[str, Tensor] | None = None
 
 
+class _Media:
+    """What every step of generation reads: it is the same for as long as the rows are."""
+
+    def __init__(self, memory: Tensor, mask: Tensor, known: Recall):
+        self.whole = {"memory": memory, "memory_mask": mask, "known": known}
+        self.index: Tensor | None = None
+        self.chosen: dict[str, Any] = {}
+
+    def rows(self, index: Tensor) -> dict[str, Any]:
+        """Keywords of `run_text` for samples `index`."""
+        if self.index is None or not torch.equal(self.index, index):
+            pick: Any = {k: v.rows(index) if k == "known" else v[index] for k, v in self.whole.items()}
+            self.index, self.chosen = index, pick
+        return self.chosen
+
+
 class ValorModel(PreTrainedModel):
     """The whole system with its heads; `from_official` reads the published checkpoints."""
 
@@ -58,6 +83,7 @@ class ValorModel(PreTrainedModel):
     base_model_prefix = "valor"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
+    folded = ("video", "audio")  # frames and clips are steps of a sample
     _supports_sdpa = True
     _no_split_modules = ["CLIPEncoderLayer", "SwinBlock", "ASTLayer", "BertLayer"]  # noqa: RUF012
     _tied_weights_keys = {  # noqa: RUF012
@@ -73,27 +99,17 @@ class ValorModel(PreTrainedModel):
         self.video_memory = MediaMemory(vision.hidden_size, text.hidden_size, config.max_frames)
         self.audio_memory = MediaMemory(audio.hidden_size, text.hidden_size, config.max_clips)
         self.cls = CaptionHead(config)
-        self.contra_head_t = nn.Linear(text.hidden_size, config.contra_dim, bias=False)
-        self.contra_head_v = nn.Linear(vision.hidden_size, config.contra_dim, bias=False)
-        self.contra_head_a = nn.Linear(audio.hidden_size, config.contra_dim, bias=False)
-        self.text_fine_weight = fine_weight(config.contra_dim)
-        self.video_fine_weight = fine_weight(config.contra_dim)
-        self.audio_fine_weight = fine_weight(config.contra_dim)
-        if config.clip_frames:
-            self.logit_scale = nn.Parameter(torch.tensor(0.0))
-        else:
-            self.contra_temp = nn.Parameter(torch.tensor(0.0))
+        self.align = Alignment(config)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, ValorModel):
-            if self.config.clip_frames:
-                init.constant_(module.logit_scale, -torch.tensor(self.config.contra_temp).log().item())
+        if isinstance(module, Alignment):
+            if module.clip_frames:
+                init.constant_(module.logit_scale, -math.log(self.config.contra_temp))
             else:
                 init.constant_(module.contra_temp, self.config.contra_temp)
-            return
         own = {
             MediaMemory: ("frame_embedding", "type_embedding"),
             WindowAttention: ("relative_position_bias_table",),
@@ -166,6 +182,36 @@ class ValorModel(PreTrainedModel):
             )
         return self.audio(audio_values.flatten(0, 1)).last_hidden_state.unflatten(0, audio_values.shape[:2])
 
+    def encode(
+        self,
+        pixel_values: Tensor | None,
+        audio_values: Tensor | None,
+        audio_present: Tensor | None = None,
+        *,
+        keep: Recall | None = None,
+    ) -> dict[str, Tensor]:
+        """States (B, T, N, D) of "video" and "audio", whichever are given, as far as they see each other.
+
+        Args:
+            pixel_values, audio_values, audio_present: see `forward`.
+            keep: is given what the decoder's adapters read of both.
+
+        Raises:
+            ValueError: if neither is given, or a shape does not fit.
+        """
+        calls: dict[str, Callable[[], Tensor]] = {}
+        folds: dict[str, int] = {}
+        if pixel_values is not None:
+            calls["video"] = partial(self.encode_video, pixel_values)
+            folds["video"] = pixel_values.shape[1] if self.config.clip_frames else 1
+        if audio_values is not None:
+            calls["audio"] = partial(self.encode_audio, audio_values)
+            folds["audio"] = audio_values.shape[1]
+        if not calls:
+            raise ValueError("there are no media: give pixel_values, audio_values or both")
+        present = {} if audio_present is None else {"audio": audio_present.bool()}
+        return lockstep(calls, folds=folds, present=present, keep=keep)
+
     def run_text(
         self,
         input_ids: Tensor,
@@ -176,6 +222,7 @@ class ValorModel(PreTrainedModel):
         causal: bool,
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
+        known: Recall | None = None,
     ) -> Tensor:
         """States of the text, (B, L, D); the prompt's own states are left out.
 
@@ -187,6 +234,7 @@ class ValorModel(PreTrainedModel):
             causal: whether a word sees only the words before it.
             memory: (B, M, D), what cross-attention reads; without it the text is read alone.
             memory_mask: bool (B, M), True = real token.
+            known: what adapters read of the media, see `encode`.
         """
         B, L = input_ids.shape
         text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -205,7 +253,8 @@ class ValorModel(PreTrainedModel):
             memory_bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(
                 hidden, HIDDEN
             )
-        states = self.text(
+        call = partial(
+            self.text,
             input_ids,
             attention_mask=bias,
             token_type_ids=types,
@@ -213,8 +262,9 @@ class ValorModel(PreTrainedModel):
             encoder_hidden_states=memory,
             encoder_attention_mask=memory_bias,
             use_cache=False,
-        ).last_hidden_state
-        return states[:, -L:]
+        )
+        run = lockstep({"text": call}, known=known, causal=("text",) if causal else ())
+        return run["text"].last_hidden_state[:, -L:]
 
     # ---- alignment
 
@@ -227,30 +277,7 @@ class ValorModel(PreTrainedModel):
     ) -> FineFeatures:
         """One vector per word, prompt left out; arguments as in `run_text`."""
         states = self.run_text(input_ids, attention_mask, prompt_ids, prompt_mask, causal=False)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return self._fine("text", self.contra_head_t(states), mask.bool())
-
-    def video_features(self, video_states: Tensor) -> FineFeatures:
-        """One vector per frame from (B, T, N, D): CLIP's class token, or the mean over a VideoSwin frame."""
-        frames = video_states[:, :, 0] if self.config.clip_frames else video_states.mean(dim=2)
-        return self._fine("video", self.contra_head_v(frames), None)
-
-    def audio_features(self, audio_states: Tensor, audio_present: Tensor | None = None) -> FineFeatures:
-        """One vector per clip from (B, S, N, D): its class token. audio_present: bool (B,), see `forward`."""
-        clips = self.contra_head_a(audio_states[:, :, 0])
-        mask = None if audio_present is None else audio_present.bool()[:, None].expand(clips.shape[:2])
-        return self._fine("audio", clips, mask)
-
-    def _fine(self, medium: str, vectors: Tensor, mask: Tensor | None) -> FineFeatures:
-        vectors = F.normalize(vectors, dim=-1)
-        scores = getattr(self, f"{medium}_fine_weight")(vectors).squeeze(-1)
-        real = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
-        return FineFeatures(vectors, scores, real)
-
-    @property
-    def temperature(self) -> Tensor:
-        """What similarities are divided by in MGA."""
-        return torch.exp(-self.logit_scale) if self.config.clip_frames else self.contra_temp
+        return self.align.text(states, attention_mask)
 
     # ---- media for the decoder
 
@@ -318,7 +345,8 @@ class ValorModel(PreTrainedModel):
         """
         if audio_present is not None:
             audio_present = audio_present.bool()
-        states = self._encode(pixel_values, audio_values)
+        known = Recall()
+        states = self.encode(pixel_values, audio_values, audio_present, keep=known)
         groups = self._groups(groups, states)
         if input_ids is None and decoder_input_ids is None:
             raise ValueError(
@@ -329,15 +357,15 @@ class ValorModel(PreTrainedModel):
             text = self.text_features(input_ids, attention_mask, contrast_prompt_ids, contrast_prompt_mask)
             media = {}
             if "video" in states:
-                media["video"] = self.video_features(states["video"])
+                media["video"] = self.align.video(states["video"])
             if "audio" in states:
-                media["audio"] = self.audio_features(states["audio"], audio_present)
+                media["audio"] = self.align.audio(states["audio"], audio_present)
             out.similarity = {
                 group: fine_similarity(text, FineFeatures.join([media[name] for name in GROUPS[group]]))
                 for group in groups
             }
             losses = [
-                contrastive_loss(scores, self.temperature, audio_present if group == "ta" else None)
+                contrastive_loss(scores, self.align.temperature, audio_present if group == "ta" else None)
                 for group, scores in out.similarity.items()
             ]
             out.mga_loss = torch.stack(losses).mean()
@@ -348,9 +376,9 @@ class ValorModel(PreTrainedModel):
                 chosen = {f"{name}_states": states[name] for name in GROUPS[group]}
                 memory, mask = self.media_memory(**chosen, audio_present=audio_present)
                 words = (decoder_input_ids, decoder_attention_mask, prompt_ids, prompt_mask)
-                out.logits[group] = self.cls(
-                    self.run_text(*words, causal=True, memory=memory, memory_mask=mask)
-                )
+                read: dict[str, Any] = {"memory": memory, "memory_mask": mask}
+                read["known"] = known.only(GROUPS[group])
+                out.logits[group] = self.cls(self.run_text(*words, causal=True, **read))
             if labels is not None:
                 out.mgc_loss = torch.stack(
                     [
@@ -367,16 +395,6 @@ class ValorModel(PreTrainedModel):
         if group == "ta" and audio_present is not None:  # such a sample has nothing to read
             labels = labels.masked_fill(~audio_present[:, None], IGNORED)
         return captioning_loss(logits, labels)
-
-    def _encode(self, pixel_values: Tensor | None, audio_values: Tensor | None) -> dict[str, Tensor]:
-        states = {}
-        if pixel_values is not None:
-            states["video"] = self.encode_video(pixel_values)
-        if audio_values is not None:
-            states["audio"] = self.encode_audio(audio_values)
-        if not states:
-            raise ValueError("there are no media: give pixel_values, audio_values or both")
-        return states
 
     def _groups(self, groups: Sequence[str] | None, states: dict[str, Tensor]) -> list[str]:
         possible = [group for group, media in GROUPS.items() if set(media) <= set(states)]
@@ -405,6 +423,7 @@ class ValorModel(PreTrainedModel):
         mask_id: int,
         num_beams: int = 1,
         max_tokens: int = 30,
+        words: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Words for each sample, (B, at most max_tokens), the padding id after the last one.
 
@@ -415,18 +434,20 @@ class ValorModel(PreTrainedModel):
             start_id, end_id, mask_id: ids of [CLS], [SEP] and [MASK].
             num_beams: continuations kept at each step; 1 takes the likeliest word.
             max_tokens: steps before a text without an end is cut.
+            words: the caption head, decoder states (R, D) to logits; the model's own if not given.
         """
-        states = self._encode(pixel_values, audio_values)
+        known = Recall()
+        states = self.encode(pixel_values, audio_values, audio_present, keep=known)
         memory, mask = self.media_memory(states.get("video"), states.get("audio"), audio_present)
+        media = _Media(memory, mask, known)
+        head = words or self.cls
 
         def next_word(rows: Tensor, ids: Tensor) -> Tensor:
             prompt = None if prompt_ids is None else prompt_ids[rows]
             real = None if prompt_mask is None else prompt_mask[rows]
             masked = F.pad(ids, (0, 1), value=mask_id)
-            text = self.run_text(
-                masked, None, prompt, real, causal=True, memory=memory[rows], memory_mask=mask[rows]
-            )
-            return cast(Tensor, self.cls(text[:, -1]))
+            text = self.run_text(masked, None, prompt, real, causal=True, **media.rows(rows))
+            return cast(Tensor, head(text[:, -1]))
 
         return generate(
             next_word,

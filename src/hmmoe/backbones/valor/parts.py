@@ -1,10 +1,13 @@
 """What VALOR adds around its encoders and BERT: the mask of prompt and text, the media memory, the heads."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration import ValorConfig
+from .objectives import FineFeatures
 
 HIDDEN = -10000.0  # what VALOR adds to the score of a place that may not be seen
 
@@ -65,6 +68,51 @@ class CaptionHead(nn.Module):
         return self.decoder(self.layernorm(F.gelu(self.dense(states))))
 
 
-def fine_weight(width: int) -> nn.Sequential:
+class Alignment(nn.Module):
+    """Into the space where words, frames and audio clips are compared, with how much each of them counts."""
+
+    def __init__(self, config: ValorConfig):
+        super().__init__()
+        self.clip_frames, C = config.clip_frames, config.contra_dim
+        self.contra_head_t = nn.Linear(config.text_config.hidden_size, C, bias=False)
+        self.contra_head_v = nn.Linear(config.vision_config.hidden_size, C, bias=False)
+        self.contra_head_a = nn.Linear(config.audio_config.hidden_size, C, bias=False)
+        self.text_fine_weight = _fine_weight(C)
+        self.video_fine_weight = _fine_weight(C)
+        self.audio_fine_weight = _fine_weight(C)
+        if config.clip_frames:
+            self.logit_scale = nn.Parameter(torch.tensor(-math.log(config.contra_temp)))
+        else:
+            self.contra_temp = nn.Parameter(torch.tensor(config.contra_temp))
+
+    def text(self, states: Tensor, mask: Tensor | None) -> FineFeatures:
+        """One vector per word of (B, L, D), real where `mask` (B, L) is nonzero."""
+        return _fine(self.contra_head_t(states), self.text_fine_weight, mask)
+
+    def video(self, states: Tensor) -> FineFeatures:
+        """One vector per frame of (B, T, N, D): CLIP's class token, or the mean over a VideoSwin frame."""
+        frames = states[:, :, 0] if self.clip_frames else states.mean(dim=2)
+        return _fine(self.contra_head_v(frames), self.video_fine_weight, None)
+
+    def audio(self, states: Tensor, present: Tensor | None = None) -> FineFeatures:
+        """One vector per clip of (B, S, N, D): its class token; none real where `present` (B,) is False."""
+        clips = self.contra_head_a(states[:, :, 0])
+        mask = None if present is None else present[:, None].expand(clips.shape[:2])
+        return _fine(clips, self.audio_fine_weight, mask)
+
+    @property
+    def temperature(self) -> Tensor:
+        """What similarities are divided by in MGA."""
+        return torch.exp(-self.logit_scale) if self.clip_frames else self.contra_temp
+
+
+def _fine(vectors: Tensor, weight: nn.Module, mask: Tensor | None) -> FineFeatures:
+    vectors = F.normalize(vectors, dim=-1)
+    scores = weight(vectors).squeeze(-1)
+    real = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.bool()
+    return FineFeatures(vectors, scores, real)
+
+
+def _fine_weight(width: int) -> nn.Sequential:
     """Scores how much one word, frame or clip counts in the comparison."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))

@@ -140,7 +140,8 @@ class VlmoBlock(GradientCheckpointingLayer):
         self.drop_path = DropPath(config.drop_path_rate * index / max(1, config.num_hidden_layers - 1))
         # What runs for a pair of text and image, for methods that adapt parts of a block.
         single = ("mlp_text", "mlp_imag")
-        self.ways, self.idle = (("mlp_vl",), single) if self.fused else (single, ())
+        self.ways: tuple[str, ...] = ("mlp_vl",) if self.fused else single
+        self.idle: tuple[str, ...] = single if self.fused else ()
 
     def forward(
         self,
