@@ -30,7 +30,7 @@ def adapted(frames="clip", wake=0.3, **options):
     config = HMMoEConfig(streams=streams, **{"rank": 4, "latents": 2, "exact_tokens": 4, **options})
     model = hmmoe.get_peft_model(build(frames), config)
     torch.manual_seed(2)
-    for name, p in model.named_parameters():
+    for p in model.parameters():
         if wake and p.requires_grad:
             p.data += wake * torch.randn_like(p)
     return model.eval()

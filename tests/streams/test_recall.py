@@ -89,5 +89,5 @@ def test_the_leading_tokens_of_a_mask_are_those_that_all_see():
     sees[:2, :2] = True  # a prompt of two
     additive = torch.zeros(1, 1, 5, 5).masked_fill(~sees, -10000.0)
     assert leading_tokens(additive).tolist() == [[True, True, False, False, False]]
-    with pytest.raises(ValueError, match="must be .B, heads, Q, N."):
+    with pytest.raises(ValueError, match=r"must be \(B, heads"):
         leading_tokens(torch.ones(2, 5))

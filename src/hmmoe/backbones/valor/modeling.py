@@ -64,14 +64,14 @@ class _Media:
     """What every step of generation reads: it is the same for as long as the rows are."""
 
     def __init__(self, memory: Tensor, mask: Tensor, known: Recall):
-        self.whole = {"memory": memory, "memory_mask": mask, "known": known}
+        self.whole: dict[str, Any] = {"memory": memory, "memory_mask": mask, "known": known}
         self.index: Tensor | None = None
         self.chosen: dict[str, Any] = {}
 
     def rows(self, index: Tensor) -> dict[str, Any]:
         """Keywords of `run_text` for samples `index`."""
         if self.index is None or not torch.equal(self.index, index):
-            pick: Any = {k: v.rows(index) if k == "known" else v[index] for k, v in self.whole.items()}
+            pick = {k: v.rows(index) if k == "known" else v[index] for k, v in self.whole.items()}
             self.index, self.chosen = index, pick
         return self.chosen
 
@@ -186,14 +186,15 @@ class ValorModel(PreTrainedModel):
         self,
         pixel_values: Tensor | None,
         audio_values: Tensor | None,
-        audio_present: Tensor | None = None,
         *,
+        present: Mapping[str, Tensor] | None = None,
         keep: Recall | None = None,
     ) -> dict[str, Tensor]:
         """States (B, T, N, D) of "video" and "audio", whichever are given, as far as they see each other.
 
         Args:
-            pixel_values, audio_values, audio_present: see `forward`.
+            pixel_values, audio_values: see `forward`.
+            present: "video" or "audio" -> bool (B,), False where a sample lacks it.
             keep: is given what the decoder's adapters read of both.
 
         Raises:
@@ -209,7 +210,6 @@ class ValorModel(PreTrainedModel):
             folds["audio"] = audio_values.shape[1]
         if not calls:
             raise ValueError("there are no media: give pixel_values, audio_values or both")
-        present = {} if audio_present is None else {"audio": audio_present.bool()}
         return lockstep(calls, folds=folds, present=present, keep=keep)
 
     def run_text(
@@ -285,24 +285,23 @@ class ValorModel(PreTrainedModel):
         self,
         video_states: Tensor | None = None,
         audio_states: Tensor | None = None,
-        audio_present: Tensor | None = None,
+        present: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What the decoder reads: tokens (B, M, text width), frames first, and their mask, bool (B, M).
 
         Args:
             video_states: (B, T, N, D) of `encode_video`, or None.
             audio_states: (B, S, N, D) of `encode_audio`, or None.
-            audio_present: bool (B,), see `forward`.
+            present: "video" or "audio" -> bool (B,), False where a sample lacks it.
         """
         parts, masks = [], []
-        if video_states is not None:
-            parts.append(self.video_memory(video_states))
-            masks.append(torch.ones_like(parts[-1][..., 0], dtype=torch.bool))
-        if audio_states is not None:
-            parts.append(self.audio_memory(audio_states))
-            masks.append(torch.ones_like(parts[-1][..., 0], dtype=torch.bool))
-            if audio_present is not None:
-                masks[-1] = masks[-1] & audio_present.bool()[:, None]
+        given = {"video": (video_states, self.video_memory), "audio": (audio_states, self.audio_memory)}
+        for name, (states, memory) in given.items():
+            if states is not None:
+                parts.append(memory(states))
+                masks.append(torch.ones_like(parts[-1][..., 0], dtype=torch.bool))
+                if present is not None and name in present:
+                    masks[-1] = masks[-1] & present[name][:, None]
         if not parts:
             raise ValueError("there is nothing to read: give video_states, audio_states or both")
         return torch.cat(parts, dim=1), torch.cat(masks, dim=1)
@@ -346,7 +345,8 @@ class ValorModel(PreTrainedModel):
         if audio_present is not None:
             audio_present = audio_present.bool()
         known = Recall()
-        states = self.encode(pixel_values, audio_values, audio_present, keep=known)
+        present = {} if audio_present is None else {"audio": audio_present}
+        states = self.encode(pixel_values, audio_values, present=present, keep=known)
         groups = self._groups(groups, states)
         if input_ids is None and decoder_input_ids is None:
             raise ValueError(
@@ -374,7 +374,7 @@ class ValorModel(PreTrainedModel):
             out.logits = {}
             for group in groups:
                 chosen = {f"{name}_states": states[name] for name in GROUPS[group]}
-                memory, mask = self.media_memory(**chosen, audio_present=audio_present)
+                memory, mask = self.media_memory(**chosen, present=present)
                 words = (decoder_input_ids, decoder_attention_mask, prompt_ids, prompt_mask)
                 read: dict[str, Any] = {"memory": memory, "memory_mask": mask}
                 read["known"] = known.only(GROUPS[group])
@@ -437,8 +437,9 @@ class ValorModel(PreTrainedModel):
             words: the caption head, decoder states (R, D) to logits; the model's own if not given.
         """
         known = Recall()
-        states = self.encode(pixel_values, audio_values, audio_present, keep=known)
-        memory, mask = self.media_memory(states.get("video"), states.get("audio"), audio_present)
+        present = {} if audio_present is None else {"audio": audio_present.bool()}
+        states = self.encode(pixel_values, audio_values, present=present, keep=known)
+        memory, mask = self.media_memory(states.get("video"), states.get("audio"), present)
         media = _Media(memory, mask, known)
         head = words or self.cls
 

@@ -159,6 +159,15 @@ class ValorProcessor(ProcessorMixin):
         tokens = self._words(texts, "longest", 2 * self.max_length)
         return {"prompt_ids": tokens["input_ids"], "prompt_mask": tokens["attention_mask"]}
 
+    def task_words(self, task: str) -> dict[str, Tensor]:
+        """The task's sentence alone, `prompt_ids` and `prompt_mask` (1, P); empty without prompts."""
+        if task not in PROMPTS:
+            raise ValueError(unknown("task", task, PROMPTS))
+        if not self.use_task_prompt:
+            return {}
+        tokens = self._words([PROMPTS[task]], "longest", self.max_length)
+        return {"prompt_ids": tokens["input_ids"], "prompt_mask": tokens["attention_mask"]}
+
     def _words(self, texts: list[str], padding: str, length: int) -> dict[str, Tensor]:
         tokens = self.tokenizer(
             texts, padding=padding, truncation=True, max_length=length, return_tensors="pt"
