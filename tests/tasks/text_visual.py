@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import pandas
-from packs import picture
+from packs import flickr8k, picture, sound
 from PIL import Image
 
-from hmmoe.data.media import png
-
-PEOPLE = 10
+from hmmoe.data.media import png, wav
+from official import movie
 
 
 def _jpeg(path: Path, size: int = 8) -> None:
@@ -97,4 +96,63 @@ def nlvr_v1(folder: Path) -> Path:
     return folder
 
 
-SETS = {"vqav2": vqav2, "nlvr2": nlvr2, "nlvr_v1": nlvr_v1}
+def msrvtt(folder: Path) -> Path:
+    """Ten videos in VALOR's layout: pictures, sound (not of video8), id lists, captions and questions."""
+    names = [f"video{i}" for i in range(10)]
+    for name in names:
+        for i in range(1, 6):
+            _jpeg(folder / "frames_fps4" / name / f"img_{i:04d}.jpg")
+        if name != "video8":
+            file = folder / "audio_22050hz" / f"{name}.wav"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(wav(sound(0.5, 16000), 16000))
+    asked = [{"question": "what is it?", "answer": "a cat."}, {"question": "who sings?", "answer": "man"}]
+    test = names[7:]
+    content = {
+        "txt_mapper": {name: [f"{name} plays", f"{name} sings"] for name in names},
+        "txt_mapper_1kAsplit_test": {name: [f"only {name}"] for name in test},
+        "1KAsplit_train_id": names[:7],
+        "1KAsplit_test_id": test,
+        "standardsplit_train_id": names[:7],
+        "standardsplit_test_id": test,
+        "txt_mapper_vqa": dict.fromkeys(names, asked),
+    }
+    for name, value in content.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+    return folder
+
+
+def msvd(folder: Path) -> Path:
+    """Six videos in the data set's own layout: lists, descriptions, videos; MSVD-QA's files beside them."""
+    names = [f"clip-{i}_0_5" for i in range(6)]
+    for i, name in enumerate(names):
+        movie(folder / "YouTubeClips" / f"{name}.avi", [40 * i, 40 * i + 20])
+    for split, chosen in (("train", names[:3]), ("val", names[3:4]), ("test", names[4:])):
+        (folder / f"{split}_list.txt").write_text("\n".join(chosen))
+        asked = [
+            {
+                "answer": ["cat", "dog", "cat"][i],
+                "id": i,
+                "question": "what runs?",
+                "video_id": 1 + names.index(name),
+            }
+            for i, name in enumerate(chosen)
+        ]
+        (folder / f"{split}_qa.json").write_text(json.dumps(asked))
+    lines = [f"{name} {text}" for name in names for text in ("a cat runs", "it is fast", "grey")]
+    (folder / "AllVideoDescriptions.txt").write_text("\n".join(["# about", *lines]))
+    mapping = [f"{name} vid{i}" for i, name in enumerate(names, 1)]
+    (folder / "youtube_mapping.txt").write_text("\n".join(mapping))
+    return folder
+
+
+SETS = {
+    "vqav2": vqav2,
+    "nlvr2": nlvr2,
+    "nlvr_v1": nlvr_v1,
+    "flickr8k_pairs": flickr8k,
+    "msrvtt_retrieval": msrvtt,
+    "msvd_retrieval": msvd,
+    "msrvtt_qa": msrvtt,
+    "msvd_qa": msvd,
+}

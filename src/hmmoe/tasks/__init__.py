@@ -5,12 +5,29 @@ from hmmoe.tasks.ave_segments import AVEMini
 from hmmoe.tasks.base import Options, Rows, Task
 from hmmoe.tasks.easy_vqa import EasyVQA
 from hmmoe.tasks.flickr8k import Flickr8k
+from hmmoe.tasks.flickr8k_pairs import Flickr8kPairs
 from hmmoe.tasks.nlvr1 import NLVR1
 from hmmoe.tasks.nlvr2_task import NLVR2
+from hmmoe.tasks.video_qa import MSRVTTQA, MSVDQA
+from hmmoe.tasks.video_retrieval import MSRVTTRetrieval, MSVDRetrieval
 from hmmoe.tasks.vqav2_task import VQAv2
 
 __all__ = ["TASKS", "Options", "Rows", "Task"]
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (EasyVQA, AVDigits, AVEMini, Flickr8k, VQAv2, NLVR2, NLVR1)
+    task.name: task
+    for task in (
+        EasyVQA,
+        AVDigits,
+        AVEMini,
+        Flickr8k,
+        Flickr8kPairs,
+        VQAv2,
+        NLVR2,
+        NLVR1,
+        MSRVTTRetrieval,
+        MSVDRetrieval,
+        MSRVTTQA,
+        MSVDQA,
+    )
 }

@@ -9,7 +9,7 @@ in ten), so neither they nor the order of the file may be seen by a model; here 
 whole groups and to judge consistency.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -88,6 +88,15 @@ class NLVR1(Task):
         if unseen:
             scores["precision_unseen_sentences"] = 100 * sum(unseen) / len(unseen)
         return scores
+
+    def result(self, split: str, rows: Sequence[int], logits: Tensor) -> dict[str, str | bytes]:
+        """The CSV that the official metrics_images.py reads: file name of a picture and judgement."""
+        frame, official = self.tables[split], "test" if split == "test" else "dev"
+        lines = [
+            f"{official}-{frame.identifier[row]}-{frame.permutation[row]}.png,{WORDS[judged]}\n"
+            for row, judged in zip(rows, logits.argmax(-1).tolist(), strict=True)
+        ]
+        return {f"{split}_predictions.csv": "".join(lines)}
 
     def from_files(self, **inputs: str) -> dict[str, Any]:
         """`image` is a picture of 400 x 100, `text` the sentence."""

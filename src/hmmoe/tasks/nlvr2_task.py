@@ -6,7 +6,7 @@ Official files `train.json`, `dev.json`, `test1.json` (test-P), one JSON object 
 `dev-850-0-img0.png`, `dev-850-0-img1.png`; those of the training set are in a folder per `directory`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -103,6 +103,15 @@ class NLVR2(Task):
         identifiers = [self.examples[split][row].identifier for split, row in rows]
         scores = nlvr2_scores(logits.argmax(-1).tolist(), labels[:, 0].tolist(), identifiers)
         return {name: 100 * score for name, score in scores.items()}
+
+    def result(self, split: str, rows: Sequence[int], logits: Tensor) -> dict[str, str | bytes]:
+        """The CSV that the official metrics.py reads: identifier and judgement."""
+        examples = self.examples[split]
+        lines = [
+            f"{examples[row].identifier},{WORDS[judged]}\n"
+            for row, judged in zip(rows, logits.argmax(-1).tolist(), strict=True)
+        ]
+        return {f"{FILES[split]}_predictions.csv": "".join(lines)}
 
     def show(self, row: Mapping[str, Any], logits: Tensor | None = None) -> dict[str, Any]:
         pictures = [part(side, "png", png(row[side])) for side in ("left", "right")]

@@ -7,9 +7,10 @@ question none of whose answers is among them is left out, as in the training cod
 evaluation every question counts. The accuracy is the official one, see `hmmoe.tasks.vqav2`.
 """
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -116,6 +117,15 @@ class VQAv2(Task):
         table = summarise(accuracies, annotations)
         return {"accuracy": table["overall"], **table["answer_type"]}
 
+    def result(self, split: str, rows: Sequence[int], logits: Tensor) -> dict[str, str | bytes]:
+        """The file that the evaluation server takes: question_id and answer of every question."""
+        found = [
+            {"question_id": self.questions[split][row].number, "answer": self.answers[column]}
+            for row, column in zip(rows, logits.argmax(-1).tolist(), strict=True)
+        ]
+        subset = self.options.test_set if split == "test" else split
+        return {f"vqav2_{subset}_results.json": json.dumps(found)}
+
     def show(self, row: Mapping[str, Any], logits: Tensor | None = None) -> dict[str, Any]:
         target = None
         if row["label"] is not None:
@@ -154,8 +164,3 @@ def people_targets(columns: Tensor, answers: int) -> Tensor:
     outside = torch.where(columns < 0, answers, columns)
     counts.scatter_add_(1, outside, torch.ones_like(columns))
     return torch.tensor(TARGETS, device=columns.device)[counts[:, :-1].clamp(max=4)]
-
-
-def result_rows(questions: list[Question], answers: list[str]) -> list[dict[str, Any]]:
-    """The file of the evaluation server: `[{"question_id": …, "answer": …}]`."""
-    return [{"question_id": q.number, "answer": a} for q, a in zip(questions, answers, strict=True)]

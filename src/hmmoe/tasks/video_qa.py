@@ -1,0 +1,123 @@
+"""Questions about videos with open answers: MSRVTT-QA and MSVD-QA (Xu et al., ACM Multimedia 2017).
+
+    logits over the 1,500 most frequent training answers;  accuracy = answers given word for word / questions
+
+Texts are compared in lower case without punctuation, as VALOR does. A training question whose answer is not
+among the frequent ones is left out; in evaluations it counts as answered wrong, and `answerable` tells the
+share of questions that can be answered right.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from hmmoe.data.sets.video_text import Asked, MSRVTTSet, MSVDSet, VideoText
+from hmmoe.options import about
+from hmmoe.tasks.base import Task
+from hmmoe.tasks.items import ItemsHead
+from hmmoe.tasks.places import place, row_at
+from hmmoe.tasks.videos import VideoOptions, read_media, show_media
+
+HELD = 20  # questions of one training video in so many are for validation where there are none for it
+
+
+@dataclass
+class VideoQAOptions(VideoOptions):
+    answers: int = field(
+        default=1500, metadata=about("most frequent training answers to choose from", least=2)
+    )
+
+
+class VideoQA(Task):
+    """Frames, sound where there is some, and a question; the label is (answer or -1, the row's number)."""
+
+    metric = "accuracy"
+    options_type = VideoQAOptions
+    data: ClassVar[VideoText]
+
+    @cached_property
+    def everything(self) -> dict[str, list[Asked]]:
+        """Split -> all its questions."""
+        questions = self.data.questions(self.folder())
+        if not questions.get("validation"):
+            videos = list(dict.fromkeys(asked.video for asked in questions["train"]))
+            held = set(videos[-max(1, len(videos) // HELD) :])
+            questions["validation"] = [asked for asked in questions["train"] if asked.video in held]
+            questions["train"] = [asked for asked in questions["train"] if asked.video not in held]
+        return questions
+
+    @cached_property
+    def answers(self) -> list[str]:
+        """The most frequent answers: the head's columns."""
+        counts = Counter(plain(asked.answer) for asked in self.everything["train"])
+        return [answer for answer, _ in counts.most_common(self.options.answers)]
+
+    @cached_property
+    def columns(self) -> dict[str, int]:
+        return {answer: column for column, answer in enumerate(self.answers)}
+
+    @cached_property
+    def questions(self) -> dict[str, list[Asked]]:
+        """Split -> its rows."""
+        known = [asked for asked in self.everything["train"] if plain(asked.answer) in self.columns]
+        return {**self.everything, "train": known}
+
+    def size(self, split: str) -> int:
+        return len(self.questions[split])
+
+    def read(self, split: str, row: int) -> dict[str, Any]:
+        asked = self.questions[split][row]
+        media = read_media(self.data, self.folder(), asked.video, self.options, self.streams)
+        column = self.columns.get(plain(asked.answer), -1)
+        return {**media, "text": asked.question, "label": np.array([column, place(split, row)])}
+
+    def head(self, widths: Mapping[str, int]) -> nn.Module:
+        return ItemsHead(widths, len(self.answers), self.options.head)
+
+    def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        right = logits.argmax(-1) == labels[:, 0]
+        return {
+            "accuracy": 100 * right.double().mean().item(),
+            "answerable": 100 * (labels[:, 0] >= 0).double().mean().item(),
+        }
+
+    def show(self, row: Mapping[str, Any], logits: Tensor | None = None) -> dict[str, Any]:
+        target = None
+        if row["label"] is not None:
+            split, number = row_at(row["label"][1])
+            target = self.questions[split][number].answer
+        return {
+            "parts": [show_media(m, row[m]) for m in self.streams if row.get(m) is not None],
+            "target": target,
+            "prediction": None if logits is None else self.answers[int(logits.argmax())],
+        }
+
+
+class MSRVTTQA(VideoQA):
+    """See the module; 158,581 training and 72,821 test questions."""
+
+    name = "msrvtt_qa"
+    streams: ClassVar = {"video": "image", "audio": "audio", "text": "text"}
+    folded = ("video", "audio")
+    data = MSRVTTSet()
+
+
+class MSVDQA(VideoQA):
+    """See the module; 30,933 training and 13,157 test questions, videos without sound."""
+
+    name = "msvd_qa"
+    streams: ClassVar = {"video": "image", "text": "text"}
+    folded = ("video",)
+    data = MSVDSet()
+
+
+def plain(text: str) -> str:
+    """Lower case, no punctuation, single spaces."""
+    from hmmoe.backbones.valor.processing import clean
+
+    return clean(text)

@@ -1,0 +1,98 @@
+"""Retrieval of videos by captions and of captions by videos: MSRVTT (1k-A and standard) and MSVD.
+
+Rows, losses and scores are those of `hmmoe.tasks.pairs`. MSRVTT 1k-A has one caption per test video; on MSVD
+all captions of the 670 test videos ask. A caption at a time is drawn by VALOR's recipes for every video and
+epoch; here an epoch goes through all captions, so 20 of its epochs over MSRVTT are one of ours.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+from hmmoe.data.media import MediaError
+from hmmoe.data.sets.base import find_file
+from hmmoe.data.sets.video_text import MSRVTTSet, MSVDSet, VideoText, read_captions
+from hmmoe.options import about
+from hmmoe.tasks.pairs import Pairs, PairsOptions
+from hmmoe.tasks.videos import VideoOptions, read_media, show_media
+
+
+@dataclass
+class RetrievalOptions(PairsOptions, VideoOptions):
+    select_on: str = field(
+        default="train",
+        metadata=about(
+            "where a protocol has no validation videos: a twentieth of the training videos, or, as in "
+            "published work, the test videos",
+            choices=("train", "test"),
+        ),
+    )
+
+
+@dataclass
+class MSRVTTRetrievalOptions(RetrievalOptions):
+    protocol: str = field(default="1ka", metadata=about("of the splits", choices=tuple(MSRVTTSet.videos_in)))
+
+
+class VideoRetrieval(Pairs):
+    """Frames and, where the data set has it, sound of a video with its captions."""
+
+    data: ClassVar[VideoText]
+    options_type = RetrievalOptions
+
+    @property
+    def protocol(self) -> str:
+        return "standard"
+
+    @cached_property
+    def captioned(self) -> dict[str, list[tuple[str, list[str]]]]:
+        root, data = self.folder(), self.data
+        captions = data.captions(root)
+        videos = data.videos(root, self.protocol)
+        asked = captions
+        if self.protocol in data.test_captions_in:
+            files = data.test_captions_in[self.protocol]
+            asked = read_captions(find_file(root, f"{data.title}'s test captions", files))
+        of = {"train": captions, "validation": captions, "test": asked}
+        if "validation" not in videos and self.options.select_on == "test":
+            videos["validation"], of["validation"] = videos["test"], asked
+        elif "validation" not in videos:
+            videos["train"], videos["validation"] = self.hold_out(videos["train"])
+        found = {}
+        for split, names in videos.items():
+            for video in names:
+                if video not in of[split]:
+                    raise MediaError(f"video {video!r} of {data.title}'s {split} split has no caption")
+            found[split] = [(video, of[split][video]) for video in names]
+        return found
+
+    def media(self, item: str) -> dict[str, Any]:
+        return read_media(self.data, self.folder(), item, self.options, self.streams)
+
+    def part(self, stream: str, data: Any) -> dict[str, Any]:
+        return show_media(stream, data)
+
+
+class MSRVTTRetrieval(VideoRetrieval):
+    """See the module."""
+
+    name = "msrvtt_retrieval"
+    streams: ClassVar = {"video": "image", "audio": "audio", "text": "text"}
+    folded = ("video", "audio")
+    groups: ClassVar = [["video", "audio"], ["text"]]
+    data = MSRVTTSet()
+    options_type = MSRVTTRetrievalOptions
+
+    @property
+    def protocol(self) -> str:
+        return self.options.protocol
+
+
+class MSVDRetrieval(VideoRetrieval):
+    """See the module."""
+
+    name = "msvd_retrieval"
+    streams: ClassVar = {"video": "image", "text": "text"}
+    folded = ("video",)
+    groups: ClassVar = [["video"], ["text"]]
+    data = MSVDSet()
