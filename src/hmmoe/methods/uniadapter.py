@@ -3,7 +3,8 @@
     y_m = MLP(x_m) + s · (U_m relu(D norm(x_m) + d) + u_m),  s = 0.1
 
 One down projection D, d and one norm for all streams of a fusion point, an up projection per stream (in
-VLMo, per feed-forward expert: text, image, both); parallel to the MLP. It departs from the published code where that needs BLIP:
+VLMo, per feed-forward expert: text, image, both); parallel to the MLP. It departs from the published code
+where that needs BLIP:
 - BLIP's text encoder has cross-attention layers, with a third up projection and a query residual for their
   output; frozen towers side by side have none, so both have no place here.
 - BLIP's towers are equally wide. Where ours are not, a narrower stream uses the weights of the first

@@ -55,10 +55,10 @@ def resolve(spans: Spans, inputs: Mapping[str, Any], length: int) -> dict[str, P
         if low < high:
             found[m] = Place(low, high, *turn)  # type: ignore[arg-type]
     ordered = dict(sorted(found.items(), key=lambda item: item[1][:2]))
-    for turn in range(passes(spans)):
+    for number in range(passes(spans)):
         at, before = 0, ""
         for m, place in ordered.items():
-            if place.turn not in (None, turn):
+            if place.turn not in (None, number):
                 continue
             if place.start < at:
                 raise ValueError(f"spans of {before!r} and {m!r} overlap, in a sequence of {length} tokens")

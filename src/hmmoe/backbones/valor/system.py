@@ -10,7 +10,7 @@ at least two of one image, one audio and one text stream, in any names; a pictur
 video of one frame. Adapters, figures and reports call the streams video, audio and text.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from .modeling import ValorModel
 from .processing import ValorProcessor
 
 ROLES = {"image": "video", "audio": "audio", "text": "text"}  # modality -> part of VALOR
-SIZES = {"base": ValorConfig.base, "large": ValorConfig}
+SIZES: dict[str, Callable[..., ValorConfig]] = {"base": ValorConfig.base, "large": ValorConfig}
 
 
 class ValorStreams(MultimodalModel):
@@ -127,7 +127,7 @@ class ValorStreams(MultimodalModel):
         found: dict[str, Tensor] = {}
         reads: dict[str, Any] = {}
         if len(given) > ("text" in given):
-            media = {"pixel_values": None, "audio_values": None}
+            media: dict[str, Tensor | None] = {"pixel_values": None, "audio_values": None}
             media |= {k: x for role, own in given.items() if role != "text" for k, x in own.items()}
             known = Recall()
             found |= valor.encode(**media, present=here, keep=None if self.alone else known)
