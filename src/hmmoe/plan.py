@@ -102,7 +102,8 @@ def _blocks(model: nn.Module, config: HMMoEConfig) -> dict[str, list[str]]:
                 f"streams must map each modality to a glob of its blocks, since {type(model).__name__} is no "
                 "MultimodalModel"
             )
-        return {m: _in_tower(model, tower) for m, tower in towers.items()}
+        weighty = {m: tower for m, tower in towers.items() if any(True for _ in tower.parameters())}
+        return {m: _in_tower(model, tower) for m, tower in weighty.items()}  # words as they are meet nobody
     for m in config.streams:
         if towers and m not in towers:
             raise ValueError(unknown("stream in streams", m, towers))

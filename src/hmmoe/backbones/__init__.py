@@ -9,6 +9,7 @@ from typing import Any
 from hmmoe.backbones.hub import load_folder
 from hmmoe.backbones.packaged import all_minilm_l6_v2, efficientnet_lite0
 from hmmoe.backbones.tower import Tower
+from hmmoe.backbones.words import WORDS, words
 from hmmoe.errors import unknown
 
 __all__ = ["TOWERS", "Tower", "load_tower"]
@@ -16,6 +17,7 @@ __all__ = ["TOWERS", "Tower", "load_tower"]
 TOWERS: dict[str, Callable[..., Tower]] = {
     "efficientnet-lite0": efficientnet_lite0,
     "all-minilm-l6-v2": all_minilm_l6_v2,
+    WORDS: words,
 }
 
 

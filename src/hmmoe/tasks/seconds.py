@@ -46,12 +46,7 @@ class SecondsTask(Task):
         Both are cut to ten seconds; shorter ones end in their last picture and in silence.
         """
         row = super().from_files(**{k: v for k, v in inputs.items() if k not in self.streams})
-        if "video" in inputs:
-            row["video"] = _frames(Path(inputs["video"]))
-        if "audio" in inputs:
-            wave, rate = decode_audio(inputs["audio"])
-            row["audio"] = cut(np.pad(wave, (0, max(SECONDS * rate - len(wave), 0))), rate)
-        return row
+        return row | media_of(inputs)
 
 
 @dataclass
@@ -84,9 +79,26 @@ class ClipsTask(SecondsTask):
         return {"video": frames, "audio": cut(wave, rate)}
 
 
-def cut(wave: np.ndarray, rate: int) -> list[tuple[np.ndarray, int]]:
-    """The first ten seconds, one by one."""
-    return [(second, rate) for second in wave[: SECONDS * rate].reshape(SECONDS, rate)]
+def cut(wave: np.ndarray, rate: int, seconds: int = SECONDS) -> list[tuple[np.ndarray, int]]:
+    """The first seconds, one by one."""
+    return [(second, rate) for second in wave[: seconds * rate].reshape(seconds, rate)]
+
+
+def media_of(inputs: Mapping[str, str], seconds: int = SECONDS) -> dict[str, Any]:
+    """Pictures and seconds of sound from a user's files, of those of `video` and `audio` that are given.
+
+    See `SecondsTask.from_files`.
+
+    Raises:
+        MediaError: missing, or it does not decode.
+    """
+    row: dict[str, Any] = {}
+    if "video" in inputs:
+        row["video"] = _frames(Path(inputs["video"]), seconds)
+    if "audio" in inputs:
+        wave, rate = decode_audio(inputs["audio"])
+        row["audio"] = cut(np.pad(wave, (0, max(seconds * rate - len(wave), 0))), rate, seconds)
+    return row
 
 
 def runs(labels: Any) -> list[tuple[int, int, int]]:
@@ -109,15 +121,15 @@ def span(start: int, stop: int) -> str:
     return f"{start}-{stop - 1}" if stop - start > 1 else f"{start}"
 
 
-def _frames(path: Path) -> np.ndarray:
-    """(10, H, W, 3) uint8, all of the first picture's size."""
+def _frames(path: Path, seconds: int) -> np.ndarray:
+    """(seconds, H, W, 3) uint8, all of the first picture's size."""
     if not path.is_dir():
-        return decode_video(path, SECONDS)
-    files = sorted(f for f in path.iterdir() if f.is_file())[:SECONDS]
+        return decode_video(path, seconds)
+    files = sorted(f for f in path.iterdir() if f.is_file())[:seconds]
     if not files:
         raise MediaError(f"the folder {path} holds no pictures")
     from PIL import Image
 
     images = [Image.fromarray(decode_image(f)) for f in files]
     same = [np.asarray(i.resize(images[0].size)) for i in images]
-    return np.stack(same + same[-1:] * (SECONDS - len(same)))
+    return np.stack(same + same[-1:] * (seconds - len(same)))

@@ -1,9 +1,11 @@
 """Official data sets, one file each: which files are expected where, and what they say of which video."""
 
 from hmmoe.data.sets.ave import AVESet
+from hmmoe.data.sets.avqa import AVQASet
+from hmmoe.data.sets.avs import MS3Set, S4Set
 from hmmoe.data.sets.base import Clip, DataSet
 from hmmoe.data.sets.llp import LLPSet
 
 __all__ = ["SETS", "Clip", "DataSet"]
 
-SETS: dict[str, DataSet] = {data.name: data for data in (AVESet(), LLPSet())}
+SETS: dict[str, DataSet] = {data.name: data for data in (AVESet(), LLPSet(), S4Set(), MS3Set(), AVQASet())}

@@ -1,0 +1,239 @@
+"""AVSBench-object (Zhou et al., ECCV 2022): clips of 5 s, masks of what sounds. S4: one source, MS3: several.
+
+    s4_meta_data.csv                       name, start, category, split       ms3_meta_data.csv  name, split
+    s4_data/visual_frames/<split>/<category>/<name>/<name>_1.png … _5.png     a frame of each second
+            gt_masks/<split>/<category>/<name>/<name>_1.png … _5.png          of training clips the first only
+            audio_wav/<split>/<category>/<name>.wav
+    ms3_data/visual_frames/<name>/<name>.mp4_1.png … _5.png
+             gt_masks/<split>/<name>/<name>_1.png … _5.png
+             audio_wav/<split>/<name>.wav
+
+The tables and folders may also lie in `Single-source` and `Multi-sources`, as the archive has them.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hmmoe.data.media import MediaError
+from hmmoe.data.sets.base import Clip, DataSet, find_file
+from hmmoe.errors import unknown
+
+CATEGORIES = (
+    "baby_laughter",
+    "female_singing",
+    "male_speech",
+    "dog_barking",
+    "cat_meowing",
+    "lions_roaring",
+    "horse_clip-clop",
+    "coyote_howling",
+    "mynah_bird_singing",
+    "playing_acoustic_guitar",
+    "playing_tabla",
+    "playing_violin",
+    "playing_piano",
+    "playing_ukulele",
+    "playing_glockenspiel",
+    "helicopter",
+    "race_car",
+    "driving_buses",
+    "ambulance_siren",
+    "typing_on_computer_keyboard",
+    "chainsawing_trees",
+    "cap_gun_shooting",
+    "lawn_mowing",
+)
+SECONDS = 5
+SPLITS = {"train": "train", "val": "validation", "test": "test"}  # the table's word -> ours
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table."""
+
+    name: str
+    split: str  # of the data set's folders: train, val or test
+    category: str = ""
+
+
+class AVSSet(DataSet):
+    """What S4 and MS3 share."""
+
+    times: ClassVar = tuple(second + 15 / 16 for second in range(SECONDS))
+    seconds = SECONDS
+    table: ClassVar[str]
+    archive: ClassVar[str]  # the folder of the archive in which all lies
+    masks: ClassVar[str]  # pattern of a mask below the table's folder
+    annotated: ClassVar[Mapping[str, int]] = {"train": SECONDS, "val": SECONDS, "test": SECONDS}
+
+    def rows(self, root: Path) -> list[Row]:
+        """The table's rows in their order.
+
+        Raises:
+            FileNotFoundError: there is no table.
+            ValueError: a row with too few fields, an unknown split or category, or a clip listed twice; says
+                where.
+        """
+        path = self._table(root)
+        found: dict[str, Row] = {}
+        for line, fields in _lines(path):
+            row = self._row(fields, f"{path} line {line}")
+            if row.split not in SPLITS:
+                raise ValueError(f"{path} line {line}: {unknown('split', row.split, SPLITS)}")
+            if row.name in found:
+                raise ValueError(f"{path} line {line} lists {row.name} for the second time")
+            found[row.name] = row
+        return list(found.values())
+
+    def clips(self, root: Path) -> list[Clip]:
+        return [self.clip(row) for row in self.rows(root)]
+
+    def clip(self, row: Row) -> Clip:
+        """The clip of a row."""
+        place = {"id": row.name, "split": row.split, "category": row.category}
+        return Clip(row.name, place, SECONDS, {SPLITS[row.split]: 1})
+
+    def annotations(self, root: Path) -> list[Path]:
+        table = self._table(root)
+        pattern = self.masks.partition("/{")[0]
+        masks = sorted((table.parent / pattern).rglob("*.png"))
+        if not masks:
+            raise FileNotFoundError(f"the masks of {self.title} do not exist: no {pattern} in {table.parent}")
+        return [table, *masks]
+
+    def read_frames(self, root: Path, clip: Clip, count: int) -> np.ndarray:
+        files = self.pictures(root, clip)
+        if files and len(files) != SECONDS:
+            raise MediaError(f"{files[0].parent} holds {len(files)} pictures, it should be {SECONDS}")
+        return super().read_frames(root, clip, count)
+
+    def read_masks(self, root: Path, row: Row, side: int) -> np.ndarray:
+        """int8 (5, side, side) of 0 and 1, and -1 in frames that are not annotated.
+
+        Raises:
+            MediaError: a mask is missing or does not decode, or they are of different sizes.
+        """
+        masks = np.full((SECONDS, side, side), -1, np.int8)
+        sizes = set()
+        for second in range(self.annotated[row.split]):
+            place = self.clip(row).place
+            file = self._table(root).parent / self.masks.format(number=second + 1, **place)
+            mask = decode_mask(file)
+            sizes.add(mask.size)
+            masks[second] = np.asarray(mask.resize((side, side), 0))
+        if len(sizes) > 1:
+            raise MediaError(
+                f"the masks of {self.title} clip {row.name} are of different sizes: {sorted(sizes)}"
+            )
+        return masks
+
+    def mask_size(self, root: Path, row: Row) -> tuple[int, int]:
+        """Height and width of the clip's first mask."""
+        place = self.clip(row).place
+        width, height = decode_mask(self._table(root).parent / self.masks.format(number=1, **place)).size
+        return height, width
+
+    def _table(self, root: Path) -> Path:
+        return find_file(root, f"the list of {self.title}'s clips", [self.table], ("", self.archive))
+
+    def _row(self, fields: Mapping[str, str], where: str) -> Row:
+        raise NotImplementedError
+
+
+class S4Set(AVSSet):
+    """Single source: 4,932 clips; of a training clip the first frame is annotated."""
+
+    name = "avs_s4"
+    title = "AVSBench S4"
+    table = "s4_meta_data.csv"
+    archive = "Single-source"
+    frames = (
+        "s4_data/visual_frames/{split}/{category}/{id}",
+        "Single-source/s4_data/visual_frames/{split}/{category}/{id}",
+    )
+    picture = "{id}_{number}.png"
+    audio = (
+        "s4_data/audio_wav/{split}/{category}/{id}.wav",
+        "Single-source/s4_data/audio_wav/{split}/{category}/{id}.wav",
+    )
+    video = (
+        "s4_data/raw_videos/{split}/{category}/{id}.mp4",
+        "Single-source/s4_data/raw_videos/{split}/{category}/{id}.mp4",
+        "raw_videos/{id}.mp4",
+    )
+    masks = "s4_data/gt_masks/{split}/{category}/{id}/{id}_{number}.png"
+    annotated: ClassVar = {"train": 1, "val": SECONDS, "test": SECONDS}
+    official: ClassVar = {"train": 3452, "validation": 740, "test": 740}
+
+    def _row(self, fields: Mapping[str, str], where: str) -> Row:
+        values = list(fields.values())
+        if len(values) < 4:
+            raise ValueError(f"{where} has {len(values)} fields, it should hold name, start, category, split")
+        if values[2] not in CATEGORIES:
+            raise ValueError(f"{where}: {unknown('category', values[2], CATEGORIES)}")
+        return Row(values[0], fields["split"], values[2])
+
+
+class MS3Set(AVSSet):
+    """Multiple sources: 424 clips, all five frames annotated."""
+
+    name = "avs_ms3"
+    title = "AVSBench MS3"
+    table = "ms3_meta_data.csv"
+    archive = "Multi-sources"
+    frames = ("ms3_data/visual_frames/{id}", "Multi-sources/ms3_data/visual_frames/{id}")
+    picture = "{id}.mp4_{number}.png"
+    audio = (
+        "ms3_data/audio_wav/{split}/{id}.wav",
+        "Multi-sources/ms3_data/audio_wav/{split}/{id}.wav",
+    )
+    video = (
+        "ms3_data/raw_videos/{id}.mp4",
+        "Multi-sources/ms3_data/raw_videos/{id}.mp4",
+        "raw_videos/{id}.mp4",
+    )
+    masks = "ms3_data/gt_masks/{split}/{id}/{id}_{number}.png"
+    official: ClassVar = {"train": 296, "validation": 64, "test": 64}
+
+    def _row(self, fields: Mapping[str, str], where: str) -> Row:
+        return Row(next(iter(fields.values())), fields["split"])
+
+
+def decode_mask(file: Path) -> Any:
+    """A mask picture as a PIL image of 0 and 1: of a palette picture the index counts, not its colour.
+
+    Raises:
+        MediaError: missing or no picture.
+    """
+    from PIL import Image
+
+    if not file.is_file():
+        raise MediaError(f"mask {file} does not exist")
+    try:
+        with Image.open(file) as image:
+            values = np.asarray(image if image.mode == "P" else image.convert("L"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise MediaError(f"mask {file} cannot be decoded: {error}") from error
+    return Image.fromarray((values > 0).astype(np.uint8))
+
+
+def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line number, fields by column) of a table with a column `split`."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if "split" not in (reader.fieldnames or ()):
+                raise ValueError(f"{path} lacks the column split; its first line must name the columns")
+            rows = []
+            for row in reader:
+                if None in row or None in row.values():
+                    raise ValueError(f"{path} line {reader.line_num} does not have a field for each column")
+                rows.append((reader.line_num, row))
+            return rows
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text: {error}") from None
