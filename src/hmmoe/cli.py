@@ -1,7 +1,10 @@
-"""The command line: hmmoe train | eval | predict | inspect | compare | data. Imports happen in use."""
+"""The command line: hmmoe train | eval | predict | inspect | compare | robustness | data.
+
+Imports happen in use.
+"""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,9 +106,16 @@ def evaluate(
     result: Annotated[
         Path | None, typer.Option(help="Folder for the predictions in the data set's official form.")
     ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="STREAM", help="A stream that the rows shall lack.")
+    ] = None,
+    noise: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STREAM=LEVEL", help="Noise in a stream; 1 is as much noise as signal."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Measure a finished run on a split."""
+    """Measure a finished run on a split, as it is or with streams missing or noisy."""
     import json
 
     from hmmoe.engine.evaluate import evaluate as measure
@@ -114,7 +124,8 @@ def evaluate(
 
     _quiet()
     with Display() as display:
-        found = measure(run, split, display.row(f"{run.name} {split}"))
+        report = display.row(f"{run.name} {split}")
+        found = measure(run, split, report, without=without or (), noise=_levels(noise or ()))
     files = [] if result is None else write_result(found, split, result)
     if as_json:
         print(json.dumps(found.metrics))
@@ -269,6 +280,51 @@ def _report_data(work: Callable[[Callable[[dict[str, Any]], None]], Any], name: 
     for view in tables(report):
         console.print(view, highlight=False)
     return report
+
+
+@app.command()
+@_plain_errors
+def robustness(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a finished comparison.")],
+    levels: Annotated[str, typer.Option(help="Levels of noise; 1 is as much noise as signal.")] = "0.5,1,2",
+    rows: Annotated[int | None, typer.Option(help="Test rows, a fixed draw; all if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the result here too: FILE.json.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Test a comparison's runs with a stream missing or noisy. What is known is not done again."""
+    import shlex
+
+    from rich.console import Console
+
+    from hmmoe.engine.progress import Display
+    from hmmoe.engine.robustness import robustness as measure
+    from hmmoe.engine.robustness import table
+
+    _quiet()
+    chosen = [_number(level, "levels") for level in levels.split(",")]
+    command = shlex.join(["hmmoe", *sys.argv[1:]])
+    with Display() as display:
+        result = measure(folder, levels=chosen, limit=rows, display=display, command=command, out=out)
+    Console().print(table(result))
+    print(f"result: {out or folder / 'robustness.json'}")
+
+
+def _levels(pairs: Sequence[str]) -> dict[str, float]:
+    """`audio=0.5` to {"audio": 0.5}."""
+    found = {}
+    for pair in pairs:
+        stream, equals, level = pair.partition("=")
+        if not equals:
+            raise ValueError(f"noise {pair!r} is not of the form stream=level, e.g. audio=0.5")
+        found[stream] = _number(level, f"noise in {stream}")
+    return found
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{what} must be a number, got {text!r}") from None
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:

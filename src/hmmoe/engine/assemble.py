@@ -1,6 +1,7 @@
 """From a recipe to live parts: task, towers, model, data. One seed is one head and one data order."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hmmoe.backbones import Tower, load_tower
 from hmmoe.backbones.shared import SHARED, shared_tower
 from hmmoe.backbones.systems import load_system
 from hmmoe.data import Collator, Prepared
+from hmmoe.data.noise import Noisy
 from hmmoe.engine.recipe import Recipe
 from hmmoe.errors import unknown
 from hmmoe.methods import Method, make_method
@@ -28,13 +30,37 @@ class Parts:
     method: Method
     model: Any  # as the method built it
     collator: Any
+    noise: Mapping[str, float] = field(default_factory=dict)  # stream -> level
 
     def rows(self, split: str) -> Any:
         """The rows of a split: preprocessed once and kept in memory, or with workers read anew each time."""
         rows = self.task.dataset(split)
+        if self.noise:
+            rows = Noisy(rows, self.noise)
         if self.recipe.train.workers:
             return rows
         return Prepared(rows, self.collator.towers, self.task, skip_broken=self.recipe.skip_broken)
+
+    def disturbed(self, without: Collection[str], noise: Mapping[str, float]) -> "Parts":
+        """The same model on rows that lack the streams `without` and have `noise`, stream -> level, in some.
+
+        Raises:
+            ValueError: an unknown stream, a level that is not above 0, or nothing left to answer from.
+        """
+        streams = self.collator.towers
+        for m in [*without, *noise]:
+            if m not in streams:
+                raise ValueError(unknown(f"stream of task {self.task.name!r}", m, streams))
+        for m, level in noise.items():
+            if not level > 0:
+                raise ValueError(f"noise in stream {m!r} must be above 0, got {level:g}")
+            if m in without:
+                raise ValueError(f"stream {m!r} is left out, so it cannot have noise; choose one")
+        given = {m: tower for m, tower in streams.items() if m not in without}
+        for group in self.task.groups or [list(streams)]:
+            if not set(group) & set(given):
+                raise ValueError(f"nothing is left to answer from without {' and '.join(group)}; keep one")
+        return replace(self, collator=Collator(given, self.task), noise=dict(noise))
 
 
 def assemble(recipe: Recipe, saved: str | Path | None = None) -> Parts:

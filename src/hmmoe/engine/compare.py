@@ -13,7 +13,7 @@ from typing import Any
 
 from hmmoe.engine.progress import Display
 from hmmoe.engine.recipe import Recipe
-from hmmoe.engine.result import collect, write
+from hmmoe.engine.result import collect, run_name, write
 from hmmoe.engine.workers import Job, run_all
 from hmmoe.errors import unknown
 from hmmoe.methods import METHODS, Budgeted, make_method, method_named
@@ -74,7 +74,7 @@ def compare(
         return Job(
             f"{name} seed {seed} rate {rate:g}",
             tree,
-            str(folder / f"{kind}{name}-rate{rate:g}-seed{seed}"),
+            str(folder / (kind + run_name(name, rate, seed))),
             test,
             str(memory),
         )

@@ -1,7 +1,8 @@
 """`hmmoe eval`: a finished run on a split."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,19 +23,38 @@ class Evaluation:
     task: Any
 
 
-def evaluate(path: str | Path, split: str = "test", report: Report | None = None) -> Evaluation:
+def evaluate(
+    path: str | Path,
+    split: str = "test",
+    report: Report | None = None,
+    *,
+    without: Collection[str] = (),
+    noise: Mapping[str, float] | None = None,
+    limit: int | None = None,
+    memory: Path | None = None,
+) -> Evaluation:
     """Load the run in `path` and measure it on `split`.
+
+    Args:
+        without: streams that the rows shall lack.
+        noise: stream -> level of noise in it, see `hmmoe.data.noise`.
+        limit: rows to measure on, a fixed draw; all of the recipe's if not given.
+        memory: folder in which runs share their frozen prefixes, see `Memory`.
 
     Raises:
         FileNotFoundError: no run there.
-        ValueError: the run is unfinished, or the task has no such split.
+        ValueError: the run is unfinished, or the task has no such split or stream.
     """
     run = RunDir(path)
     run.finished_metrics()
     from hmmoe.engine.assemble import assemble
+    from hmmoe.engine.memory import Memory
     from hmmoe.engine.trainer import RunTrainer
 
-    parts = assemble(run.recipe(), saved=run.path)
+    recipe = run.recipe()
+    if limit is not None:
+        recipe = replace(recipe, task={**recipe.task, f"{split}_rows": limit})
+    parts = assemble(recipe, saved=run.path).disturbed(without, noise or {})
     with TemporaryDirectory() as folder:  # the Trainer makes its output folder whatever it is for
         trainer = RunTrainer(
             parts.model,
@@ -46,7 +66,8 @@ def evaluate(path: str | Path, split: str = "test", report: Report | None = None
             collator=parts.collator,
             report=report,
         )
-        return on_split(trainer, parts, split)
+        with nullcontext() if memory is None else Memory(parts, memory):
+            return on_split(trainer, parts, split)
 
 
 def on_split(trainer: Any, parts: Any, split: str) -> Evaluation:

@@ -26,7 +26,7 @@ class Memory:
 
     def __init__(self, parts: Any, folder: Path | None = None) -> None:
         self.cache = PrefixCache(parts.model) if parts.recipe.prefix_cache else None
-        self.recipe, self.folder = parts.recipe, folder
+        self.recipe, self.noise, self.folder = parts.recipe, dict(parts.noise), folder
         self.loaded = 0  # bytes that were known before this run
 
     def __enter__(self) -> "Memory":
@@ -71,6 +71,6 @@ class Memory:
         if self.folder is None or self.cache is None:
             return None
         recipe = self.recipe
-        depends = [recipe.task, recipe.towers, recipe.train.precision, self.cache.blocks]
+        depends = [recipe.task, recipe.towers, recipe.train.precision, self.cache.blocks, self.noise]
         name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
         return self.folder / f"{name}.safetensors"

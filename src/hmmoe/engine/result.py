@@ -73,6 +73,11 @@ def write(result: Mapping[str, Any], runs: Runs, path: Path) -> None:
     write_whole(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
+def run_name(method: str, rate: float, seed: int) -> str:
+    """The name of a run's folder in the comparison's."""
+    return f"{method}-rate{rate:g}-seed{seed}"
+
+
 def step_seconds(run: Mapping[str, Any]) -> float:
     """Median seconds of a training step: validations, checkpoints and the start are left out.
 
