@@ -32,7 +32,7 @@ def layer_step(
 ) -> Step:
     """Forward and backward of a layer whose up products are not zero, so that nothing is skipped."""
     layer = HMMoELayer(widths, rank=rank, experts=experts)
-    for weight in layer.up.parameters():
+    for weight in layer.up.values():
         torch.nn.init.normal_(weight, std=0.01)
     states = {m: torch.randn(frames, tokens[m], widths[m], requires_grad=True) for m in widths}
     grads = [torch.randn_like(x) for x in states.values()]

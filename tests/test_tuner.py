@@ -267,7 +267,7 @@ def test_the_first_bad_fusion_point_can_be_found():
     assert model.first_nonfinite(**BATCH) is None
     block = model.get_base_model().towers["image"].encoder.layers[3]
     with torch.no_grad():
-        block.hmmoe_layers["default"].up["text"].weight[0, 0] = float("nan")
+        block.hmmoe_layers["default"].up["text"][0, 0] = float("nan")
     assert model.first_nonfinite(**BATCH) == "fusion point 1, stream 'text'"
 
 

@@ -40,7 +40,7 @@ class Down(nn.Linear):
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.weight.dtype)
         weight = self.weight * self.scale  # (W, d)
-        return F.linear(x, weight, -weight @ self.mean)
+        return F.linear(x, weight, -(weight @ self.mean))
 
     def set(self, count: Tensor, total: Tensor, squares: Tensor) -> None:
         """Take the statistics from sums over tokens: their number `()`, and `(d,)` of x and of x squared."""

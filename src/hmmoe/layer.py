@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hmmoe.down import Down, standardise
 from hmmoe.errors import unknown
 from hmmoe.experts import EXPERTS, ChannelExperts
-from hmmoe.mixing import mix
+from hmmoe.mixing import mix, spread
 from hmmoe.router import Router, Uniform
 
 DEFAULT_EXPERTS = {"affine": 2, "conditioned_affine": 2, "cross_attention": 1, "channel_attention": 1}
@@ -125,10 +125,11 @@ class HMMoELayer(nn.Module):
         context = {m: width * (len(self.others[m]) + sample_context * len(self.widths)) for m in self.widths}
         self.down = nn.ModuleDict({m: Down(d, width) for m, d in self.widths.items()})
         self.standardised = False  # by the first training batch; a host's copy of the buffers' word
-        self.up = nn.ModuleDict({m: nn.Linear(width, d, bias=False) for m, d in self.widths.items()})
-        for up in self.up.values():
-            weight = up.get_parameter("weight")
-            nn.init.normal_(weight, std=up_std) if up_std else nn.init.zeros_(weight)
+        # (W, d), the other way round than nn.Linear's: its gradient is the faster of the two products.
+        self.up = nn.ParameterDict({m: torch.zeros(width, d) for m, d in self.widths.items()})
+        if up_std:
+            for up in self.up.values():
+                nn.init.normal_(up, std=up_std)
         options = {"cross_attention": {"latents": latents, "exact_tokens": exact_tokens}}
         self.experts = nn.ModuleDict(
             {
@@ -186,12 +187,12 @@ class HMMoELayer(nn.Module):
         z = {m: r.z for m, r in known.items()}
         c = {m: r.c for m, r in known.items()}
         masks |= {m: r.mask for m, r in known.items() if r.mask is not None}
+        split = {m: r.z.split(self.pieces, -1) for m, r in known.items()}
         for m in states:  # in rank space from here on
             z[m] = self.down[m](states[m])  # (B, N, W)
-            c[m] = masked_mean(z[m], lead.get(m, masks.get(m)))  # (B, W)
+            split[m], c[m] = spread(z[m], lead.get(m, masks.get(m)), self.pieces)  # c (B, W)
             if keep is not None:
                 keep[m] = Read(z[m], c[m], masks.get(m))
-        split = {m: x.split(self.pieces, -1) for m, x in z.items()}
         nothing = torch.zeros_like(next(iter(c.values())))
         there = {m: masks[m].any(-1) if m in masks else None for m in z}  # (B,); None: in every sample
         seen = {m: self._hide(there[m], nothing) for m in z}
@@ -216,7 +217,7 @@ class HMMoELayer(nn.Module):
         return updates, Routing({m: gate.detach() for m, gate in gates.items()}, balance, z_loss)
 
     def _up(self, m: str, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        update = self.up[m](y).to(x.dtype)
+        update = (y @ self.up[m]).to(x.dtype)
         return update if mask is None else update * mask[..., None]
 
     @staticmethod
@@ -258,7 +259,7 @@ class HMMoELayer(nn.Module):
         """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
         # 1 where all are used alike
         gate = sum(self.counts.values()) * (gate if gate.dim() == 3 else gate[:, None])
-        gate = gate.repeat_interleave(self.rank, -1)  # (B, 1 or N, W)
+        gate = gate[..., None].expand(*gate.shape, self.rank).flatten(-2)  # (B, 1 or N, W)
         of_channels, *of_tokens = gate.split(self.pieces, -1)
         ys = [self._tokens(m, i, z, masks, seen, causal) for i in range(len(of_tokens))]
         if not self.channel_kinds:
@@ -358,12 +359,4 @@ def check_experts(experts: Mapping[str, int]) -> dict[str, int]:
 
 def unit_rms(c: Tensor) -> Tensor:
     """Rows of unit root mean square, `(..., W)`; a row of zeros stays one."""
-    return c * (c.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
-
-
-def masked_mean(z: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over real tokens, `(B, N, W)` -> `(B, W)`; zero where there is none."""
-    if mask is None:
-        return z.sum(1) / z.shape[1]
-    real = mask[..., None].to(z.dtype)
-    return (z * real).sum(1) / real.sum(1).clamp(min=1)
+    return F.rms_norm(c, c.shape[-1:], eps=1e-6)

@@ -49,13 +49,14 @@ class CrossAttention(TokenExperts):
         z_m, z_n = self._heads(own), self._heads(read)  # (B, n, N, r), (B, n, K, r)
         keys = None if read_mask is None else read_mask[:, None, None]  # (B, 1, 1, K)
         # r x r matrices act on whichever side has fewer tokens: (Z W_q)(Z' W_k)^T = (Z W_q W_k^T) Z'^T
-        to_key = self.query @ self.key.mT
         if causal or z_n.shape[2] <= self.exact_tokens or z_m.shape[2] <= self.latents:
-            y = F.scaled_dot_product_attention(z_m @ to_key, z_n, z_n, keys) @ self.value
+            asked = z_m @ (self.query @ self.key.mT)
+            y = F.scaled_dot_product_attention(asked, z_n, z_n, keys) @ self.value
         else:
-            a, filled = self._stretch_means(z_m, own_mask)  # (B, n, L, r), (B, 1, 1, L)
-            answers = F.scaled_dot_product_attention(a @ to_key, z_n, z_n, keys) @ self.value  # (B, n, L, r)
-            y = F.scaled_dot_product_attention(z_m, a @ (self.query @ self.query.mT), answers, filled)
+            means, filled = self._stretch_means(z_m, own_mask)  # (B, n, L, r), (B, 1, 1, L)
+            a = means @ self.query
+            answers = F.scaled_dot_product_attention(a @ self.key.mT, z_n, z_n, keys) @ self.value
+            y = F.scaled_dot_product_attention(z_m, a @ self.query.mT, answers, filled)
         return y.transpose(1, 2).flatten(2)  # (B, N, n*r)
 
     def _heads(self, z: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hmmoe.layer import Read, masked_mean
+from hmmoe.layer import Read
+from hmmoe.mixing import masked_mean
 
 if TYPE_CHECKING:
     from hmmoe.streams.lockstep import Link
