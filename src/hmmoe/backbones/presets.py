@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers as hf
 from torch import nn
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from hmmoe.container import MultimodalModel
 from hmmoe.errors import unknown
@@ -34,16 +35,31 @@ class Preset:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+SWINV2_L_192 = hf.Swinv2Config(
+    image_size=192, embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48], window_size=12
+)
+WHISPER_SMALL = {"d_model": 768, "encoder_layers": 12, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072}
+
+
 def _pair(**towers: nn.Module) -> MultimodalModel:
     return MultimodalModel(towers, nn.Identity())
 
 
 def _swin_htsat() -> nn.Module:
     # The pair of DG-SCT and AVMoE, which fuse at 12 points, stage by stage.
-    swin = hf.Swinv2Config(
-        image_size=192, embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48], window_size=12
+    return _pair(video=hf.Swinv2Model(SWINV2_L_192), audio=hf.ClapAudioModel(hf.ClapAudioConfig()))
+
+
+def _swin_shared() -> nn.Module:
+    # LAVISH: one vision tower sees the pictures and the mel pictures of the sound.
+    return _pair(video=(swin := hf.Swinv2Model(SWINV2_L_192)), audio=swin)
+
+
+def _clip_whisper() -> nn.Module:
+    return _pair(
+        video=hf.CLIPVisionModel(hf.CLIPVisionConfig(patch_size=16)),
+        audio=WhisperEncoder(hf.WhisperConfig(**WHISPER_SMALL)),
     )
-    return _pair(video=hf.Swinv2Model(swin), audio=hf.ClapAudioModel(hf.ClapAudioConfig()))
 
 
 def _vit_ast() -> nn.Module:
@@ -85,13 +101,43 @@ def _vilt() -> nn.Module:
 # One sequence: the tokens of the text, then those of the image.
 _VILT = {"spans": {"text": [0, "input_ids"], "image": ["input_ids", None]}}
 
+def _vlmo(size: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from hmmoe.backbones.vlmo import VlmoConfig, VlmoForQuestionAnswering
+
+        return VlmoForQuestionAnswering(VlmoConfig.preset(size))
+
+    return build
+
+
+def _valor(size: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from hmmoe.backbones.valor import ValorConfig, ValorModel
+
+        return ValorModel(ValorConfig() if size == "large" else ValorConfig.base())
+
+    return build
+
+
+# Frames and sound meet, the decoder reads what they left.
+_VALOR = {"audio": "audio.layers.*", "text": "text.encoder.layer.*"}
+_VALOR_LARGE = {"streams": {"video": "video.clip.encoder.layers.*", **_VALOR}}
+_VALOR_BASE = {"streams": {"video": "video.layers.*.blocks.*", **_VALOR}}
+
 PRESETS: dict[str, Preset] = {
     "swinv2-l+hts-at": Preset("SwinV2-L at 192 px, HTS-AT (CLAP's audio tower)", _swin_htsat),
+    "swinv2-l-shared": Preset("one SwinV2-L at 192 px for pictures and mel pictures", _swin_shared),
+    "clip-b16+whisper-small": Preset("CLIP ViT-B/16, vision; Whisper-small's encoder", _clip_whisper),
     "vit-b+ast": Preset("ViT-B/16, Audio Spectrogram Transformer", _vit_ast),
     "clip-b32": Preset("CLIP ViT-B/32, vision and text", _clip_b32),
     "clip-l14": Preset("CLIP ViT-L/14, vision and text", _clip_l14),
     "vit-b+bert-base": Preset("ViT-B/16, BERT-base", _vit_bert),
     "vilt": Preset("ViLT-B/32, one sequence of text and image", _vilt, _VILT),
+    "vlmo-base": Preset("VLMo-base at 224 px, one sequence", _vlmo("base"), _VILT),
+    "vlmo-base-plus": Preset("VLMo-base+ at 224 px, one sequence", _vlmo("base_plus"), _VILT),
+    "vlmo-large": Preset("VLMo-large at 224 px, one sequence", _vlmo("large"), _VILT),
+    "valor-base": Preset("VALOR-B: VideoSwin-B, AST, shared BERT-base", _valor("base"), _VALOR_BASE),
+    "valor-large": Preset("VALOR-L: CLIP ViT-L/14, AST, shared BERT-base", _valor("large"), _VALOR_LARGE),
 }
 
 
@@ -126,12 +172,12 @@ def sizes(name: str, budget: float = 0.06) -> dict[str, Any]:
 
 def main(budget: float = 0.06) -> None:
     """Print the table of all presets."""
-    print(f"{'preset':<16} points rank backbone M adapter M router M share %")
+    print(f"{'preset':<22} points rank backbone M adapter M router M share %")
     for name in PRESETS:
         row = sizes(name, budget)
         millions = [row[part] / 1e6 for part in ("backbone", "adapter", "router")]
         print(
-            f"{name:<16} {row['points']:>6} {row['rank']:>4} {millions[0]:>10.1f} {millions[1]:>9.2f} "
+            f"{name:<22} {row['points']:>6} {row['rank']:>4} {millions[0]:>10.1f} {millions[1]:>9.2f} "
             f"{millions[2]:>8.3f} {100 * row['share']:>7.2f}"
         )
 

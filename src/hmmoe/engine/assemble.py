@@ -11,6 +11,7 @@ import hmmoe
 from hmmoe.backbones import Tower, load_tower
 from hmmoe.backbones.shared import SHARED, shared_tower
 from hmmoe.backbones.systems import load_system
+from hmmoe.backbones.words import WORDS
 from hmmoe.data import Collator, Prepared
 from hmmoe.data.noise import Noisy
 from hmmoe.engine.recipe import Recipe
@@ -110,6 +111,8 @@ def _towers(recipe: Recipe, task: Any) -> dict[str, Tower]:
     for stream in sorted(task.streams, key=lambda m: recipe.towers[m]["name"] == SHARED):
         options = dict(recipe.towers[stream])
         kind = options.pop("name")
+        if kind == WORDS:
+            options.setdefault("vocabulary", getattr(task, "vocabulary", None))
         if kind == SHARED:
             towers[stream] = shared_tower(towers, **options)
         else:
