@@ -56,6 +56,10 @@ class Train:
     precision: str = field(
         default="float32", metadata=about("autocast of the forward pass", choices=("float32", "bfloat16"))
     )
+    modality_dropout: float = field(
+        default=0.0,
+        metadata=about("chance per training row that one of its streams is missing", least=0, most=0.99),
+    )
     evaluations: int = field(
         default=4, metadata=about("validations (and checkpoints) spread evenly over the run", above=0)
     )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from hmmoe.engine.modality_dropout import ModalityDropout
 from hmmoe.engine.recipe import Train
 from hmmoe.engine.run import RunDir
 from hmmoe.methods import is_head
@@ -71,6 +72,7 @@ class RunTrainer(Trainer):
     ) -> None:
         self.run, self.recipe, self.last_loss = run, train, math.nan
         self.learner = model
+        self.drop = ModalityDropout(model, train.modality_dropout) if train.modality_dropout else None
         self.whole_batches = rows is not None and len(rows) >= train.batch_size
         self.began, self.spent = time.perf_counter(), 0.0
         super().__init__(
@@ -118,6 +120,7 @@ class RunTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
+        inputs = inputs if self.drop is None else self.drop(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.last_loss = float(loss)
         if not math.isfinite(self.last_loss):  # before the optimiser's step: the weights are still good
