@@ -1,7 +1,9 @@
 """Tasks, one file each: the official layout, sampling, head, loss and metric of a data set."""
 
 from hmmoe.tasks.av_digits import AVDigits
+from hmmoe.tasks.ave import AVE
 from hmmoe.tasks.ave_segments import AVEMini
+from hmmoe.tasks.avvp import AVVP
 from hmmoe.tasks.base import Options, Rows, Task
 from hmmoe.tasks.easy_vqa import EasyVQA
 from hmmoe.tasks.flickr8k import Flickr8k
@@ -11,6 +13,7 @@ from hmmoe.tasks.nlvr2_task import NLVR2
 from hmmoe.tasks.video_qa import MSRVTTQA, MSVDQA
 from hmmoe.tasks.video_retrieval import MSRVTTRetrieval, MSVDRetrieval
 from hmmoe.tasks.vqav2_task import VQAv2
+from hmmoe.tasks.writing import Flickr8kCaptions, MSRVTTCaptions, MSVDCaptions
 
 __all__ = ["TASKS", "Options", "Rows", "Task"]
 
@@ -19,6 +22,8 @@ TASKS: dict[str, type[Task]] = {
     for task in (
         EasyVQA,
         AVDigits,
+        AVE,
+        AVVP,
         AVEMini,
         Flickr8k,
         Flickr8kPairs,
@@ -29,5 +34,8 @@ TASKS: dict[str, type[Task]] = {
         MSVDRetrieval,
         MSRVTTQA,
         MSVDQA,
+        Flickr8kCaptions,
+        MSRVTTCaptions,
+        MSVDCaptions,
     )
 }

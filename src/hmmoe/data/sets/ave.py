@@ -5,12 +5,15 @@ header). The splits are `trainSet.txt`, `valSet.txt`, `testSet.txt` with such ro
 `train_order.h5`, `val_order.h5`, `test_order.h5` with row numbers as LAVISH, DG-SCT and AVMoE use it.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from hmmoe.data.sets.base import Clip, DataSet, find_file, gathered
+from hmmoe.errors import unknown
 
 CLASSES = (
     "Church bell",
@@ -103,18 +106,39 @@ class AVESet(DataSet):
         return [table, *(self._split_file(root, split) for split in SPLIT_FILES)]
 
     def rows(self, root: Path) -> tuple[list[Annotation], dict[str, list[int]]]:
-        """All annotations, and split -> the numbers of its rows among them."""
+        """All annotations, and split -> the numbers of its rows among them.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a file cannot be read, a split names a row that is not there or is in another split
+                too, or a category is unknown where most are AVE's own.
+        """
         table = find_file(root, "the list of AVE's events", ["Annotations.txt"], self.inside)
         annotations = _read(table)
-        return annotations, {split: self._numbers(root, split, annotations) for split in SPLIT_FILES}
+        _check_categories(annotations, table)
+        splits = {split: self._numbers(root, split, annotations) for split in SPLIT_FILES}
+        _check_apart(annotations, splits)
+        return annotations, splits
 
     def clips(self, root: Path) -> list[Clip]:
         annotations, splits = self.rows(root)
         return gathered(
-            Clip(a.video, {"id": a.video}, a.stop, {split: 1})
+            replace(self.clip(annotations[number]), rows={split: 1})
             for split, numbers in splits.items()
-            for a in (annotations[number] for number in numbers)
+            for number in numbers
         )
+
+    def clip(self, annotation: Annotation) -> Clip:
+        """The clip that an annotation is of."""
+        return Clip(annotation.video, {"id": annotation.video}, annotation.stop)
+
+    def stored_labels(self, root: Path) -> np.ndarray | None:
+        """`avadataset` of labels.h5, one-hot (rows, 10, classes + 1); None where there is no such file."""
+        try:
+            file = find_file(root, "AVE's labels", ["labels.h5"], self.inside)
+        except FileNotFoundError:
+            return None
+        return h5_table(file, "avadataset")
 
     def _split_file(self, root: Path, split: str) -> Path:
         return find_file(root, f"AVE's {split} rows", SPLIT_FILES[split], self.inside)
@@ -122,7 +146,7 @@ class AVESet(DataSet):
     def _numbers(self, root: Path, split: str, annotations: list[Annotation]) -> list[int]:
         file = self._split_file(root, split)
         if file.suffix == ".h5":
-            numbers = _order(file)
+            numbers = [int(number) for number in h5_table(file, "order")]
             for number in numbers:
                 if not 0 <= number < len(annotations):
                     raise ValueError(
@@ -154,16 +178,40 @@ def _read(file: Path) -> list[Annotation]:
         raise ValueError(f"{file}: {error}") from None
 
 
-def _order(file: Path) -> list[int]:
+def h5_table(file: Path, name: str) -> np.ndarray:
+    """The data set `name` of an HDF5 file.
+
+    Raises:
+        ValueError: it has none, is damaged, or h5py is not installed.
+    """
     try:
         import h5py
     except ImportError:
         raise ValueError(
-            f"{file} needs the package h5py: pip install h5py; "
-            "or put the data set's trainSet.txt, valSet.txt and testSet.txt beside Annotations.txt"
+            f"{file} needs the package h5py: pip install h5py; or remove it, and put the data set's own "
+            "trainSet.txt, valSet.txt and testSet.txt beside Annotations.txt"
         ) from None
     try:
         with h5py.File(file, "r") as content:
-            return [int(number) for number in content["order"][()]]
+            return content[name][()]
     except (OSError, KeyError) as error:
-        raise ValueError(f"{file} has no readable data set 'order': {error}") from error
+        raise ValueError(f"{file} has no readable data set {name!r}: {error}") from error
+
+
+def _check_categories(annotations: Sequence[Annotation], file: Path) -> None:
+    """Other data sets in this layout have categories of their own; an odd one among AVE's is a slip."""
+    names = dict.fromkeys(a.category for a in annotations)
+    strange = [name for name in names if name not in CLASSES]
+    if 0 < len(strange) < len(names) / 2:
+        raise ValueError(f"{file}: {unknown('category', strange[0], CLASSES)}")
+
+
+def _check_apart(annotations: Sequence[Annotation], splits: Mapping[str, Sequence[int]]) -> None:
+    seen: dict[int, str] = {}
+    for split, numbers in splits.items():
+        for number in numbers:
+            if seen.setdefault(number, split) != split:
+                raise ValueError(
+                    f"row {number} of Annotations.txt ({annotations[number].video}) is in the splits "
+                    f"{seen[number]} and {split}; it should be in one"
+                )
