@@ -146,7 +146,7 @@ def predict(
     ],
     debug: Debug = False,
 ) -> None:
-    """Ask a finished run about your own inputs: a file for an image or a sound, words for text."""
+    """Ask a finished run about your own inputs: a file for an image, a video or a sound, words for text."""
     from hmmoe.engine.predict import predict as ask
 
     _quiet()

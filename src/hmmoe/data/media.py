@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 Source = str | Path | bytes
+VIDEO_RATE = 48000  # the usual one of sound in videos
 
 
 class MediaError(ValueError):
@@ -90,6 +91,8 @@ def decode_frames(
     last, ends, told = None, 0.0, 0.0
     try:
         with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as file:
+            if not file.streams.video:
+                raise ValueError("it has no pictures")
             stream = file.streams.video[0]
             stream.codec_context.thread_count = 1  # many files are decoded at a time, one per process
             if stream.duration is not None and stream.time_base is not None:
@@ -136,6 +139,24 @@ def decode_track(source: Source, rate: int, name: str | None = None) -> np.ndarr
     except (OSError, ValueError, IndexError, av.FFmpegError) as error:
         raise MediaError(_say("audio", source, name, error)) from error
     return np.concatenate(parts, 1)[0] if parts else None
+
+
+def sound_of(file: str | Path) -> tuple[np.ndarray, int]:
+    """The sound of a user's own file, be it a sound file or a video: as `decode_audio`, a video's at 48 kHz.
+
+    Raises:
+        MediaError: neither, or a video without sound.
+    """
+    try:
+        return decode_audio(file)
+    except MediaError:
+        try:
+            track = decode_track(file, VIDEO_RATE)
+        except MediaError:
+            track = None
+        if track is None:
+            raise
+        return track, VIDEO_RATE
 
 
 class Clips:

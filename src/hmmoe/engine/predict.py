@@ -11,10 +11,12 @@ def predict(path: str | Path, inputs: Sequence[str]) -> str:
 
     Args:
         path: folder of a finished run.
-        inputs: `image=photo.png`, `audio=sound.wav`, `text=what colour?`, one for every stream.
+        inputs: `image=photo.png`, `video=clip.mp4`, `audio=sound.wav`, `text=what colour?`, one for every
+            stream.
 
     Raises:
-        ValueError: not of that form, an unknown or a missing stream, or a file that does not decode.
+        ValueError: not of that form, an unknown, a missing or a repeated stream, or a file that does not
+            decode.
     """
     run = RunDir(path)
     run.finished_metrics()
@@ -23,6 +25,8 @@ def predict(path: str | Path, inputs: Sequence[str]) -> str:
         stream, equals, value = given.partition("=")
         if not equals:
             raise ValueError(f"input {given!r} is not of the form stream=value, e.g. image=photo.png")
+        if stream in pairs:
+            raise ValueError(f"stream {stream!r} is given twice; give one {stream}=…")
         pairs[stream] = value
     import torch
 

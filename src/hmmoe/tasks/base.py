@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hmmoe.data.media import decode_audio, decode_image
+from hmmoe.data.media import decode_image, sound_of
 from hmmoe.data.stream import Stream
 from hmmoe.errors import unknown
 from hmmoe.options import about, build
@@ -173,7 +173,7 @@ class Task:
         for stream, value in inputs.items():
             if stream not in self.streams:
                 raise ValueError(unknown(f"stream of task {self.name!r}", stream, self.streams))
-            read = {"image": decode_image, "audio": decode_audio, "text": str}[self.streams[stream]]
+            read = {"image": decode_image, "audio": sound_of, "text": str}[self.streams[stream]]
             row[stream] = read(value)  # type: ignore[operator]
         return row
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hmmoe.data.media import MediaError, decode_audio, decode_image, decode_video, png, wav
+from hmmoe.data.media import MediaError, decode_image, decode_video, png, sound_of, wav
 from hmmoe.data.prepare import QUIET
 from hmmoe.data.sets import Clip, DataSet
 from hmmoe.options import about
@@ -41,7 +41,7 @@ class SecondsTask(Task):
 
     def from_files(self, **inputs: str) -> dict[str, Any]:
         """`video` is a video file or a folder of pictures, one a second in order of name; `audio` a sound
-        file.
+        file or a video with sound.
 
         Both are cut to ten seconds; shorter ones end in their last picture and in silence.
         """
@@ -96,7 +96,7 @@ def media_of(inputs: Mapping[str, str], seconds: int = SECONDS) -> dict[str, Any
     if "video" in inputs:
         row["video"] = _frames(Path(inputs["video"]), seconds)
     if "audio" in inputs:
-        wave, rate = decode_audio(inputs["audio"])
+        wave, rate = sound_of(inputs["audio"])
         row["audio"] = cut(np.pad(wave, (0, max(seconds * rate - len(wave), 0))), rate, seconds)
     return row
 
