@@ -12,7 +12,7 @@ HEAD_FILE = "head.safetensors"
 @dataclass
 class Frozen(Method):
     name = "frozen"
-    learning_rate = 1e-2
+    learning_rate = 3e-3
 
     def build(self, model: Any) -> Any:
         freeze(model)

@@ -40,7 +40,7 @@ class HMMoE(Budgeted):
     )
 
     name = "hmmoe"
-    learning_rate = 3e-3
+    learning_rate = 1e-3
 
     def build(self, model: Any) -> Any:
         import hmmoe

@@ -22,7 +22,7 @@ class Lora(Budgeted):
     dropout: float = field(default=0.0, metadata=about("dropout before the down product", least=0, most=0.99))
 
     name = "lora"
-    learning_rate = 3e-3
+    learning_rate = 1e-3
 
     def build(self, model: Any) -> Any:
         from peft import LoraConfig, get_peft_model
