@@ -76,6 +76,7 @@ class Task:
     levels: ClassVar[Mapping[str, int]] = {}  # streams of which the head reads that many scales on the way
     metric: ClassVar[str]  # the headline key of `metrics`, higher is better
     options_type: ClassVar[type[Options]] = Options
+    writes: ClassVar[bool] = False  # its model writes words, see `hmmoe.tasks.writing`
     system: Any = None  # the `hmmoe.backbones.systems.System` it runs on, where a recipe names a model
 
     def __init__(self, root: str | Path | None = None, **options: Any):

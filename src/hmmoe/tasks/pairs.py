@@ -27,7 +27,6 @@ from hmmoe.tasks.joint_head import JointHead
 from hmmoe.tasks.retrieval import dual_softmax, retrieval_scores
 
 TEXT, MEDIA = "text", "media"
-HELD = 20  # one training item in so many is for validation where the data set has no items for it
 
 
 @dataclass
@@ -134,8 +133,3 @@ class Pairs(Task):
     def part(self, stream: str, data: Any) -> dict[str, Any]:
         """A stream of a row for `show`."""
         return part(stream, "text", data)
-
-    def hold_out(self, items: list[Any]) -> tuple[list[Any], list[Any]]:
-        """Items to train on, and the last of them for validation."""
-        held = max(1, len(items) // HELD)
-        return items[:-held], items[-held:]

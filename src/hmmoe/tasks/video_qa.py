@@ -21,9 +21,7 @@ from hmmoe.options import about
 from hmmoe.tasks.base import Task
 from hmmoe.tasks.items import ItemsHead
 from hmmoe.tasks.places import place, row_at
-from hmmoe.tasks.videos import VideoOptions, read_media, show_media
-
-HELD = 20  # questions of one training video in so many are for validation where there are none for it
+from hmmoe.tasks.videos import HELD, VideoOptions, read_media, show_media
 
 
 @dataclass

@@ -9,24 +9,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-from hmmoe.data.media import MediaError
-from hmmoe.data.sets.base import find_file
-from hmmoe.data.sets.video_text import MSRVTTSet, MSVDSet, VideoText, read_captions
+from hmmoe.data.sets.video_text import MSRVTTSet, MSVDSet, VideoText
 from hmmoe.options import about
 from hmmoe.tasks.pairs import Pairs, PairsOptions
-from hmmoe.tasks.videos import VideoOptions, read_media, show_media
+from hmmoe.tasks.videos import (
+    Captioned,
+    CaptionedOptions,
+    captioned_videos,
+    read_media,
+    show_media,
+)
 
 
 @dataclass
-class RetrievalOptions(PairsOptions, VideoOptions):
-    select_on: str = field(
-        default="train",
-        metadata=about(
-            "where a protocol has no validation videos: a twentieth of the training videos, or, as in "
-            "published work, the test videos",
-            choices=("train", "test"),
-        ),
-    )
+class RetrievalOptions(PairsOptions, CaptionedOptions):
+    """Options of both."""
 
 
 @dataclass
@@ -45,26 +42,8 @@ class VideoRetrieval(Pairs):
         return "standard"
 
     @cached_property
-    def captioned(self) -> dict[str, list[tuple[str, list[str]]]]:
-        root, data = self.folder(), self.data
-        captions = data.captions(root)
-        videos = data.videos(root, self.protocol)
-        asked = captions
-        if self.protocol in data.test_captions_in:
-            files = data.test_captions_in[self.protocol]
-            asked = read_captions(find_file(root, f"{data.title}'s test captions", files))
-        of = {"train": captions, "validation": captions, "test": asked}
-        if "validation" not in videos and self.options.select_on == "test":
-            videos["validation"], of["validation"] = videos["test"], asked
-        elif "validation" not in videos:
-            videos["train"], videos["validation"] = self.hold_out(videos["train"])
-        found = {}
-        for split, names in videos.items():
-            for video in names:
-                if video not in of[split]:
-                    raise MediaError(f"video {video!r} of {data.title}'s {split} split has no caption")
-            found[split] = [(video, of[split][video]) for video in names]
-        return found
+    def captioned(self) -> Captioned:
+        return captioned_videos(self.data, self.folder(), self.protocol, self.options.select_on)
 
     def media(self, item: str) -> dict[str, Any]:
         return read_media(self.data, self.folder(), item, self.options, self.streams)

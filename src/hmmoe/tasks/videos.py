@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from hmmoe.data.media import png, wav
-from hmmoe.data.sets.video_text import VideoText
+from hmmoe.data.media import MediaError, png, wav
+from hmmoe.data.sets.base import find_file
+from hmmoe.data.sets.video_text import VideoText, read_captions
 from hmmoe.options import about
 from hmmoe.tasks.base import Options, part
 
 VIDEO, AUDIO = "video", "audio"
+HELD = 20  # one training item in so many is for validation where the data set has none for it
+Captioned = dict[str, list[tuple[str, list[str]]]]  # split -> (item, its captions)
 
 
 @dataclass
@@ -20,6 +23,46 @@ class VideoOptions(Options):
     frames: int = field(default=8, metadata=about("pictures of a video, spread evenly", least=1))
     clips: int = field(default=2, metadata=about("pieces of its sound, spread evenly", least=1))
     clip_seconds: float = field(default=5.0, metadata=about("length of such a piece", above=0))
+
+
+@dataclass
+class CaptionedOptions(VideoOptions):
+    select_on: str = field(
+        default="train",
+        metadata=about(
+            "where a protocol has no validation videos: a twentieth of the training videos, or, as in "
+            "published work, the test videos",
+            choices=("train", "test"),
+        ),
+    )
+
+
+def captioned_videos(data: VideoText, root: Path, protocol: str, select_on: str) -> Captioned:
+    """The videos of each split with their captions.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        MediaError: one cannot be read, or a video has no caption.
+    """
+    captions = data.captions(root)
+    videos = data.videos(root, protocol)
+    asked = captions
+    if protocol in data.test_captions_in:
+        files = data.test_captions_in[protocol]
+        asked = read_captions(find_file(root, f"{data.title}'s test captions", files))
+    of = {"train": captions, "validation": captions, "test": asked}
+    if "validation" not in videos and select_on == "test":
+        videos["validation"], of["validation"] = videos["test"], asked
+    elif "validation" not in videos:
+        held = max(1, len(videos["train"]) // HELD)
+        videos["train"], videos["validation"] = videos["train"][:-held], videos["train"][-held:]
+    found = {}
+    for split, names in videos.items():
+        for video in names:
+            if video not in of[split]:
+                raise MediaError(f"video {video!r} of {data.title}'s {split} split has no caption")
+        found[split] = [(video, of[split][video]) for video in names]
+    return found
 
 
 def read_media(

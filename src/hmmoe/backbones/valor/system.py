@@ -5,9 +5,10 @@
     words, a text stream          ─► text, which runs later and reads both
                                      (alone where the task has it in a group of its own)
 
-The task's head gets the final states of each stream, (B, T, N, D) where folded, else (B, N, D). The task has
-at least two of one image, one audio and one text stream, in any names; a picture that is not folded is a
-video of one frame. Adapters, figures and reports call the streams video, audio and text.
+The task's head gets the final states of each stream, (B, T, N, D) where folded, else (B, N, D); a task whose
+model writes gets `captions.ValorCaptions`. The task has at least two of one image, one audio and one text
+stream, in any names; a picture that is not folded is a video of one frame. Adapters, figures and reports call
+the streams video, audio and text.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,6 +49,7 @@ class ValorStreams(MultimodalModel):
     """
 
     roles: Mapping[str, str] = {}  # until the parent is built
+    causal = False  # whether a word sees only the words before it
 
     def __init__(
         self,
@@ -86,17 +88,14 @@ class ValorStreams(MultimodalModel):
         **inputs: Mapping[str, Tensor] | None,
     ) -> MultimodalOutput:
         """See `MultimodalModel.forward`."""
-        for m in [*inputs, *(present or {})]:
-            if m not in self.roles:
-                raise ValueError(unknown("stream", m, self.roles))
-        given = {m: inputs[m] or {} for m in self.roles if inputs.get(m) is not None}
-        here = {self.roles[m]: there.bool() for m, there in (present or {}).items() if m in given}
-        with self._remembering(index, [self.roles[m] for m in given]):
-            found = self._run({self.roles[m]: self._shaped(m, x) for m, x in given.items()}, here)
+        given, here = self._given(inputs, present)
+        with self._remembering(index, list(given)):
+            found = self._run(given, here)
         states, masks = {}, {}
-        for m in given:
-            role = self.roles[m]
-            x, mask = found[role], given[m].get("attention_mask")
+        for m, role in self.roles.items():
+            if role not in given:
+                continue
+            x, mask = found[role], given[role].get("attention_mask")
             there = here.get(role)
             mask = None if mask is None else mask.bool()
             if there is not None:
@@ -112,6 +111,22 @@ class ValorStreams(MultimodalModel):
 
     def _remembering(self, index: Tensor | None, towers: list[str]) -> Any:
         return nullcontext() if self.prefix_cache is None else self.prefix_cache.batch(index, towers)
+
+    def _given(
+        self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None
+    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+        """Role -> its inputs, of those that are given, and role -> samples that have it."""
+        for m in [*inputs, *(present or {})]:
+            if m not in self.roles:
+                raise ValueError(unknown("stream", m, self.roles))
+        given = {r: self._shaped(m, inputs[m]) for m, r in self.roles.items() if inputs.get(m) is not None}
+        here = {self.roles[m]: there.bool() for m, there in (present or {}).items() if self.roles[m] in given}
+        return given, here
+
+    def _prompt(self, rows: int) -> dict[str, Tensor]:
+        """The task's sentence for so many samples, if any."""
+        names = [name for name in ("prompt_ids", "prompt_mask") if hasattr(self, name)]
+        return {name: getattr(self, name).expand(rows, -1) for name in names}
 
     def _shaped(self, m: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Media as (B, T, ...)."""
@@ -136,11 +151,8 @@ class ValorStreams(MultimodalModel):
                 reads = {"memory": memory, "memory_mask": mask, "known": known}
         if "text" in given:
             words = given["text"]
-            rows = len(words["input_ids"])
-            for name in ("prompt_ids", "prompt_mask"):
-                if hasattr(self, name):
-                    reads[name] = getattr(self, name).expand(rows, -1)
-            found["text"] = valor.run_text(**words, **reads, causal=False)
+            reads |= self._prompt(len(words["input_ids"]))
+            found["text"] = valor.run_text(**words, **reads, causal=self.causal)
         return found
 
 
@@ -186,6 +198,11 @@ def load(
     widths = {m: sizes[role] for m, role in roles.items()}
 
     def container(task: Any) -> ValorStreams:
+        if task.writes:
+            from .captions import ValorCaptions  # which needs this module
+
+            words = processor.task_words("caption")
+            return ValorCaptions(valor, roles, processor.tokenizer, folded=tuple(task.folded), prompt=words)
         alone = any(len(group) == 1 and roles.get(group[0]) == "text" for group in task.groups or [])
         words = processor.task_words("retrieval" if alone else "qa")
         return ValorStreams(
