@@ -46,7 +46,7 @@ def test_help_loads_nothing_heavy_and_is_quick():
     assert float(done.stdout) < 1
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "predict", "inspect", "compare"])
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "inspect", "compare", "robustness"])
 def test_every_command_has_help(command):
     done = call(command, "--help")
     assert done.exit_code == 0
@@ -75,6 +75,13 @@ def test_eval_writes_predictions_in_the_official_form(run, tmp_path):
     assert [row["row"] for row in rows] == list(range(32))
 
 
+def test_eval_measures_rows_that_lack_a_stream_or_are_noisy(run):
+    blind = json.loads(call("eval", run, "--json", "--without", "image").stdout)
+    deaf = json.loads(call("eval", run, "--json", "--noise", "image=3", "--noise", "text=3").stdout)
+    clean = json.loads((run / "metrics.json").read_text())["test"]
+    assert len({found["loss"] for found in (blind, deaf, clean)}) == 3
+
+
 def test_predict_answers_in_the_task_s_words(run, tmp_path):
     import numpy as np
     from PIL import Image
@@ -101,6 +108,10 @@ def test_inspect_prints_parts_points_and_routing(run):
         (["train", "{recipe}", "train.epochs=10", "--out", "{run}"], "--resume"),
         (["eval", "nowhere"], "'nowhere' is not a run folder"),
         (["eval", "{run}", "--split", "tests"], "did you mean 'test'"),
+        (["eval", "{run}", "--without", "imag"], "did you mean 'image'"),
+        (["eval", "{run}", "--noise", "image"], "noise 'image' is not of the form stream=level"),
+        (["eval", "{run}", "--noise", "image=loud"], "noise in image must be a number, got 'loud'"),
+        (["robustness", "{run}"], "holds no finished comparison"),
         (["inspect", "nowhere"], "'nowhere' is not a run folder"),
         (["predict", "{run}", "picture"], "'picture' is not of the form stream=value"),
         (["predict", "{run}", "imag=x", "text=y"], "did you mean 'image'"),
