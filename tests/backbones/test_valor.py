@@ -416,6 +416,9 @@ def test_published_sizes():
     # tied and shared weights counted once
     millions = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in (("L", large), ("B", base))}
     assert millions == pytest.approx({"L": 529.35, "B": 313.81}, abs=0.01)
+    # the paper's 342 M of VALOR-B are those of a cross-attention for each medium, see the configuration
+    cross = sum(p.numel() for n, p in base.named_parameters() if "crossattention" in n) / 1e6
+    assert millions["B"] + cross == pytest.approx(342.18, abs=0.01)
 
 
 @pytest.mark.parametrize(

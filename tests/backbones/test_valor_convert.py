@@ -235,6 +235,14 @@ def test_copies_that_differ_are_refused(key):
         ValorModel.from_official(state, small_config("clip"))
 
 
+def test_a_decoder_with_a_cross_attention_for_each_medium_is_refused():
+    state = official_state(small_config("clip"))
+    one = "multimodal_encoder.encoder.layer.0.cross_attn."
+    state = {key.replace(one, one.replace("attn.", "attn_v.")): weight for key, weight in state.items()}
+    with pytest.raises(ValueError, match=r"'multimodal_encoder\.encoder\.layer\.0\.cross_attn_v\."):
+        ValorModel.from_official(state, small_config("clip"))
+
+
 class Payload:
     def __reduce__(self):
         return (pytest.fail, ("a checkpoint ran code",))

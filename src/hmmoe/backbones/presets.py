@@ -101,11 +101,12 @@ def _vilt() -> nn.Module:
 # One sequence: the tokens of the text, then those of the image.
 _VILT = {"spans": {"text": [0, "input_ids"], "image": ["input_ids", None]}}
 
-def _vlmo(size: str) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        from hmmoe.backbones.vlmo import VlmoConfig, VlmoForQuestionAnswering
 
-        return VlmoForQuestionAnswering(VlmoConfig.preset(size))
+def _vlmo(size: str, images: int = 1) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from hmmoe.backbones.vlmo import VlmoConfig, VlmoModel
+
+        return VlmoModel(VlmoConfig.preset(size, num_token_types=1 + images))
 
     return build
 
@@ -122,6 +123,9 @@ def _valor(size: str) -> Callable[[], nn.Module]:
 # Frames and sound meet, the decoder reads what they left.
 _VALOR = {"audio": "audio.layers.*", "text": "text.encoder.layer.*"}
 _VALOR_LARGE = {"streams": {"video": "video.clip.encoder.layers.*", **_VALOR}}
+_NLVR2 = {
+    "spans": {"text": [0, "input_ids"], "left": ["input_ids", None, 0], "right": ["input_ids", None, 1]}
+}
 _VALOR_BASE = {"streams": {"video": "video.layers.*.blocks.*", **_VALOR}}
 
 PRESETS: dict[str, Preset] = {
@@ -134,6 +138,7 @@ PRESETS: dict[str, Preset] = {
     "vit-b+bert-base": Preset("ViT-B/16, BERT-base", _vit_bert),
     "vilt": Preset("ViLT-B/32, one sequence of text and image", _vilt, _VILT),
     "vlmo-base": Preset("VLMo-base at 224 px, one sequence", _vlmo("base"), _VILT),
+    "vlmo-base-nlvr2": Preset("VLMo-base at 224 px, two images in turn", _vlmo("base", 2), _NLVR2),
     "vlmo-base-plus": Preset("VLMo-base+ at 224 px, one sequence", _vlmo("base_plus"), _VILT),
     "vlmo-large": Preset("VLMo-large at 224 px, one sequence", _vlmo("large"), _VILT),
     "valor-base": Preset("VALOR-B: VideoSwin-B, AST, shared BERT-base", _valor("base"), _VALOR_BASE),

@@ -1,4 +1,24 @@
-"""Sizes of VALOR (Chen et al., arXiv 2304.08345): a frame encoder, an audio encoder and one shared BERT."""
+"""Sizes of VALOR (Chen et al., arXiv 2304.08345): a frame encoder, an audio encoder and one shared BERT.
+
+Parameters, in millions, tied weights once (the caption head's matrix is the word embedding):
+
+    part                               VALOR-B   VALOR-L
+    frames: VideoSwin-B, CLIP-ViT-L/14    87.6     303.2
+    sound: AST                            85.4      85.4
+    BERT-base as encoder and decoder     137.3     137.3     28.4 of these are its cross-attention
+    rest: media memory, heads              3.5       3.5
+    sum                                  313.8     529.4
+    paper, table 2                       342       593
+
+The public code (github.com/TXH-mercury/VALOR, 1b51e66) does not make up the difference. As its scripts run
+it, with one cross-attention over frames and sound (`cross_attn_type` "va_concate", the default and the only
+one of its four types whose keys are called `cross_attn`), one BERT (`share_txt_and_multimodal`) and BERT for
+the text (scripts/pretrain.sh), it holds what is counted here and besides, never run, BERT's pooler (0.6) and
+in VALOR-L the rest of CLIP (text tower 123.7, projection 0.8): 314.4 and 654.4. The paper's figure of VALOR-B
+fits the code's other types, which have a cross-attention for each medium: 313.8 + 28.4 = 342.2. The same for
+VALOR-L gives 557.7; what the other 35 would be is not found. Checkpoints decide: the converter refuses any
+key of the decoder that it has no place for.
+"""
 
 from typing import Any, ClassVar
 
