@@ -203,7 +203,7 @@ class MultimodalModel(FrozenTowers):
                 group_calls = {m: calls[m] for m in group if m in calls}
                 if group_calls:
                     outputs |= lockstep(group_calls, folds=folds, present=present)
-            seen = {m: self._tokens(m, outputs[m]) for m in streams} | kept  # (B*T, N, D)
+            seen = {m: final_tokens(self.towers[m], outputs[m]) for m in streams} | kept  # (B*T, N, D)
         states: dict[str, Tensor] = {}
         masks: dict[str, Tensor | None] = {}
         for name, tokens in seen.items():
@@ -258,10 +258,6 @@ class MultimodalModel(FrozenTowers):
             return dict(inputs)
         return {k: v.flatten(0, 1) if isinstance(v, Tensor) else v for k, v in inputs.items()}
 
-    def _tokens(self, m: str, output: Any) -> Tensor:
-        x = main_tensor(output)
-        return x if x.dim() == 3 else to_tokens(x, *_grid(self.towers[m], x))
-
     def _final_mask(self, m: str, inputs: Mapping[str, Any], tokens: Tensor) -> Tensor | None:
         """The padding mask of a tower's output; None where the given one no longer fits its length."""
         told = inputs.get("attention_mask")
@@ -299,6 +295,12 @@ def _eval_but_adapters(module: nn.Module, mode: bool) -> None:
             child.train(mode)
         else:
             _eval_but_adapters(child, mode)
+
+
+def final_tokens(tower: nn.Module, output: Any) -> Tensor:
+    """What a tower returned, as `(B, N, D)`."""
+    x = main_tensor(output)
+    return x if x.dim() == 3 else to_tokens(x, *_grid(tower, x))
 
 
 def _grid(tower: nn.Module, x: Tensor) -> tuple[int | None, bool]:

@@ -18,6 +18,7 @@ from transformers.utils import logging as progress
 
 from hmmoe.backbones.inputs import AudioInputs, ImageInputs, ProcessorImages, TextInputs, blank, whole
 from hmmoe.backbones.tower import MODALITIES, Tower, freeze
+from hmmoe.container import final_tokens
 from hmmoe.errors import unknown
 
 PARTS = ("vision", "text", "audio")
@@ -237,13 +238,11 @@ def _cut_positions(module: Any, seconds: float) -> None:
 def _width(module: nn.Module, preprocess: Any, modality: str, source: str) -> int:
     """Channels of `last_hidden_state`, seen on one blank item; this also tries the preprocessing."""
     try:
-        states = module(**preprocess([blank(modality)])).last_hidden_state
+        return final_tokens(module, module(**preprocess([blank(modality)]))).shape[-1]
     except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(
             f"tower {source!r} fails on a blank {modality} input: {_first_line(error)}"
         ) from error
-    channels_first = states.ndim == 4 and states.shape[2] == states.shape[3] != states.shape[1]
-    return states.shape[1] if channels_first and states.shape[1] != states.shape[2] else states.shape[-1]
 
 
 def _first_line(error: BaseException) -> str:
