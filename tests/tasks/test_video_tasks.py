@@ -1,6 +1,7 @@
 """Retrieval and question answering on MSRVTT and MSVD: files in both layouts, rows, scores, bad files."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 from text_visual import msrvtt, msvd
 from torch.nn import functional as F
 
-from hmmoe.data import Collator, MediaError
-from hmmoe.data.sets.video_text import read_asked, read_captions, read_ids
+from hmmoe.data import Collator, MediaError, decode_audio
+from hmmoe.data.prepare import check, prepare, recognise
+from hmmoe.data.sets.video_text import MSRVTTSet, MSVDSet, read_asked, read_captions, read_ids
 from hmmoe.tasks.video_qa import MSRVTTQA, MSVDQA
 from hmmoe.tasks.video_retrieval import MSRVTTRetrieval, MSVDRetrieval
+from official import movie, tone
 
 PAIRS = {"video0": ["a cat", "runs"], "video1": ["rain"]}
 LISTED = [{"video_id": v, "caption": c} for v, captions in PAIRS.items() for c in captions]
@@ -221,3 +224,35 @@ def test_msrvtt_qa_reads_the_official_files_by_number_too(tmp_path):
         "video2",
         "video7",
     ]
+
+
+def test_videos_of_any_length_are_prepared_and_read_the_same(tmp_path):
+    raw = msvd(tmp_path / "raw")
+    report = prepare(MSVDSet(), raw, tmp_path / "out")
+    assert report.share == 1
+    assert report.rows == {
+        "train": (9, 9, 48_774),
+        "validation": (3, 3, 4_290),
+        "test": (6, 6, 27_763),
+    }
+    assert len(list((tmp_path / "out" / "frames_fps4" / "clip-1_0_5").iterdir())) == 8  # two seconds
+    assert recognise(tmp_path / "out").name == "msvd"
+    assert check(MSVDSet(), tmp_path / "out").share == 1
+    before, after = (MSVDRetrieval(f, frames=2).dataset("test")[1]["video"] for f in (raw, tmp_path / "out"))
+    assert all(np.abs(a.astype(int) - b).mean() < 4 for a, b in zip(before, after, strict=True))
+
+
+def test_sound_is_prepared_as_long_as_it_is(tmp_path):
+    raw = msrvtt(tmp_path / "raw")
+    shutil.rmtree(raw / "frames_fps4")
+    shutil.rmtree(raw / "audio_22050hz")
+    for i in range(10):
+        movie(raw / "raw_videos" / f"video{i}.mp4", [90, 90], None if i == 8 else tone(2))
+    report = prepare(MSRVTTSet(), raw, tmp_path / "out")
+    assert report.names("without sound") == ["video8"]
+    assert report.share == 1
+    wave, rate = decode_audio(tmp_path / "out" / "audio" / "video7.wav")
+    assert abs(len(wave) / rate - 2) < 0.2
+    task = MSRVTTRetrieval(tmp_path / "out")
+    assert task.dataset("test")[0]["audio"][0][1] == rate
+    assert task.dataset("test")[1]["audio"] is None

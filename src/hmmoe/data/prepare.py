@@ -60,23 +60,26 @@ class Report:
         title: of the data set.
         outcomes: clip name -> outcome, for every clip of the annotations.
         rows: split -> (usable rows, annotated rows, rows as published or None).
+        usable: what must have become of a clip for its rows to be usable.
     """
 
     title: str
     outcomes: dict[str, Outcome]
     rows: dict[str, tuple[int, int, int | None]] = field(default_factory=dict)
+    usable: tuple[str, ...] = USABLE
 
     @classmethod
     def of(cls, data: DataSet, clips: Sequence[Clip], outcomes: dict[str, Outcome]) -> "Report":
+        usable = USABLE if data.needs_sound else STORED
         total: Counter[str] = Counter()
         left: Counter[str] = Counter()
         for clip in clips:
             total.update(clip.rows)
-            if outcomes[clip.name].status in USABLE:
+            if outcomes[clip.name].status in usable:
                 left.update(clip.rows)
         splits = [*data.official, *(s for s in total if s not in data.official)]
         rows = {s: (left[s], total[s], data.official.get(s)) for s in splits}
-        return cls(data.title, outcomes, rows)
+        return cls(data.title, outcomes, rows, usable)
 
     def names(self, status: str) -> list[str]:
         return [name for name, outcome in self.outcomes.items() if outcome.status == status]
@@ -84,7 +87,7 @@ class Report:
     @property
     def share(self) -> float:
         """Usable clips / all clips of the annotations."""
-        usable = sum(outcome.status in USABLE for outcome in self.outcomes.values())
+        usable = sum(outcome.status in self.usable for outcome in self.outcomes.values())
         return usable / max(len(self.outcomes), 1)
 
 
@@ -236,9 +239,13 @@ class _Decode:
             wave = decode_track(video, RATE)
         except MediaError as error:
             return Outcome(BROKEN, str(error), size)
+        if data.whole:
+            frames = frames[: max(1, sum(time < ends for time in data.times))]
+            wave = None if wave is None or not len(wave) else wave
         if wave is not None:
             samples = round(data.seconds * RATE)
-            wave = np.pad(wave[:samples], (0, max(samples - len(wave), 0)))
+            missing = 0 if data.whole else max(samples - len(wave), 0)
+            wave = np.pad(wave[:samples], (0, missing))
             _write_aside(self.out / data.audio[0].format(**clip.place), wav(wave, RATE))
         self._pictures(clip, frames)
         return Outcome(_loudness(wave), "", size)

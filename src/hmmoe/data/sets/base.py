@@ -47,6 +47,8 @@ class DataSet:
     times: ClassVar[Sequence[float]]  # seconds at which prepared pictures are taken
     seconds: ClassVar[float]  # of prepared sound; longer videos are cut
     official: ClassVar[Mapping[str, int]]  # split -> annotation rows as published
+    whole: ClassVar[bool] = False  # videos of any length: nothing is stored for times after their end
+    needs_sound: ClassVar[bool] = True  # a video without sound is of no use
 
     def annotations(self, root: Path) -> list[Path]:
         """The annotation files in `root`, which prepare copies to the same places.

@@ -138,6 +138,7 @@ class VideoText(DataSet):
     seconds = 60.0
     times: ClassVar = tuple(i / FRAME_RATE for i in range(60 * FRAME_RATE))
     whole = True
+    needs_sound = False
     captions_in: ClassVar[tuple[str, ...]]
     videos_in: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
     """Protocol -> split -> alternatives of the file that names its videos."""
@@ -146,10 +147,15 @@ class VideoText(DataSet):
     questions_in: ClassVar[tuple[str, ...]] = ("", "MSRVTT-QA", "MSVD-QA", "qa")
 
     def annotations(self, root: Path) -> list[Path]:
-        self.captions(root)
+        if not all(self.is_ours(video) for video in self.captions(root)):
+            raise FileNotFoundError(f"the captions in {root} are not of {self.title}'s videos")
         folders = [folder for name in self.questions_in if (folder := root / name).is_dir()]
         kinds = (".json", ".csv", ".txt")
         return sorted(file for folder in folders for file in folder.iterdir() if file.suffix in kinds)
+
+    def is_ours(self, video: str) -> bool:
+        """Whether the data set calls its videos so."""
+        raise NotImplementedError
 
     def captions(self, root: Path) -> Texts:
         """Video -> its captions.
@@ -219,8 +225,10 @@ class VideoText(DataSet):
         return found
 
     def clips(self, root: Path) -> list[Clip]:
+        splits = self.videos(root, "standard")
+        of = {video: split for split, videos in splits.items() for video in videos}
         return [
-            Clip(video, {"id": video}, rows={"captions": len(captions)})
+            Clip(video, {"id": video}, rows={of[video]: len(captions)} if video in of else {})
             for video, captions in self.captions(root).items()
         ]
 
@@ -300,8 +308,11 @@ class MSRVTTSet(VideoText):
     test_captions_in: ClassVar = {
         "1ka": ("txt_mapper_1kAsplit_test.json", "txt_mapper_1KAsplit_test.json", "MSRVTT_JSFUSION_test.csv")
     }
-    official: ClassVar = {"captions": 200_000}
+    official: ClassVar = {"train": 130_260, "validation": 9_940, "test": 59_800}
     bounds: ClassVar = {"train": (0, 6513), "validation": (6513, 7010), "test": (7010, 10_000)}
+
+    def is_ours(self, video: str) -> bool:
+        return video.removeprefix("video").isdecimal()
 
     def captions(self, root: Path) -> Texts:
         """As in the base, or from the data set's own two files."""
@@ -347,7 +358,10 @@ class MSVDSet(VideoText):
             "test": ("test_id_vqa.json",),
         },
     }
-    official: ClassVar = {"captions": 80_827}
+    official: ClassVar = {"train": 48_774, "validation": 4_290, "test": 27_763}
+
+    def is_ours(self, video: str) -> bool:
+        return not video.removeprefix("video").isdecimal()
 
     def questions(self, root: Path) -> dict[str, list[Asked]]:
         """As in the base; numbers are names by the data set's `youtube_mapping.txt`, "name vid5" a line."""
