@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.movies import write_movie
 from hmmoe.data.sets.ave import HEADER
 
 SIDE = 32
@@ -21,27 +22,7 @@ def tone(seconds: float, pitch: float = 440.0, level: float = 0.3) -> np.ndarray
 
 def movie(path: Path, greys: Sequence[int], sound: np.ndarray | None = None, fps: int = 2) -> Path:
     """An mp4 whose second t is a picture of brightness `greys[t]`; `sound` at 16 kHz."""
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as out:
-        video = out.add_stream("mpeg4", rate=fps)
-        video.width = video.height = SIDE
-        audio = None if sound is None else out.add_stream("aac", rate=RATE, layout="mono")
-        for grey in greys:
-            for _ in range(fps):
-                image = np.full((SIDE, SIDE, 3), grey, np.uint8)
-                out.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        out.mux(video.encode())
-        if audio is not None and sound is not None:
-            for start in range(0, len(sound), 1024):
-                piece = np.pad(sound[start : start + 1024], (0, max(0, start + 1024 - len(sound))))
-                frame = av.AudioFrame.from_ndarray(piece[None], format="fltp", layout="mono")
-                frame.sample_rate = RATE
-                frame.pts = start  # with it the encoder writes down its delay, which players then skip
-                out.mux(audio.encode(frame))
-            out.mux(audio.encode())
-    return path
+    return write_movie(path, [np.full((SIDE, SIDE, 3), grey, np.uint8) for grey in greys], sound, RATE, fps)
 
 
 AVE_ROWS = [  # category, video, start, stop; two rows are of one video
