@@ -41,7 +41,7 @@ def build(preset: str) -> Any:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        towers = dict(PRESETS[preset].build().get_submodule("towers").named_children())
+        towers: dict[str, Any] = dict(PRESETS[preset].build().get_submodule("towers").named_children())
     finally:
         torch.set_default_dtype(before)
     named = {

@@ -100,7 +100,7 @@ def _avs_clip(
     (base / "audio_wav" / at / f"{name}.wav").write_bytes(wav(wave.astype(np.float32), RATE))
     for second in range(5):
         xy = np.clip(place + second * speed, 0.15 * side, 0.85 * side)
-        shapes = [shape_mask(k, side, *p, r) for k, p, r in zip(kinds, xy, radius, strict=True)]
+        shapes = [shape_mask(k, side, p[0], p[1], r) for k, p, r in zip(kinds, xy, radius, strict=True)]
         file = f"{name}.mp4_{second + 1}.png" if several else f"{name}_{second + 1}.png"
         (frames / file).write_bytes(png(paint(shapes, colours, rng)))
         if several or split != "train" or second == 0:
@@ -163,7 +163,7 @@ def _avqa_video(
     centre = np.array([[0.25, 0.5], [0.75, 0.5]]) * side
     for second in range(seconds):
         xy = centre + rng.uniform(-0.03, 0.03, (2, 2)) * side
-        shapes = [shape_mask(k, side, *p, r) for k, p, r in zip(kinds, xy, radius, strict=True)]
+        shapes = [shape_mask(k, side, p[0], p[1], r) for k, p, r in zip(kinds, xy, radius, strict=True)]
         Image.fromarray(paint(shapes, colours, rng)).save(frames / f"{second + 1:08d}.jpg", quality=92)
 
 

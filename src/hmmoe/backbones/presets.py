@@ -38,7 +38,9 @@ class Preset:
 SWINV2_L_192 = hf.Swinv2Config(
     image_size=192, embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48], window_size=12
 )
-WHISPER_SMALL = {"d_model": 768, "encoder_layers": 12, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072}
+WHISPER_SMALL = hf.WhisperConfig(
+    d_model=768, encoder_layers=12, encoder_attention_heads=12, encoder_ffn_dim=3072
+)
 
 
 def _pair(**towers: nn.Module) -> MultimodalModel:
@@ -58,7 +60,7 @@ def _swin_shared() -> nn.Module:
 def _clip_whisper() -> nn.Module:
     return _pair(
         video=hf.CLIPVisionModel(hf.CLIPVisionConfig(patch_size=16)),
-        audio=WhisperEncoder(hf.WhisperConfig(**WHISPER_SMALL)),
+        audio=WhisperEncoder(WHISPER_SMALL),
     )
 
 

@@ -166,7 +166,7 @@ def match(found: Tensor, z: Tensor, heard: Tensor) -> Tensor:
         z: a scale of the decoder (B·T, C, h, w).
         heard: (B, T, C).
     """
-    inside = F.adaptive_avg_pool2d(found, z.shape[-2:]).sigmoid()
+    inside = F.adaptive_avg_pool2d(found, (z.shape[-2], z.shape[-1])).sigmoid()
     seen = F.normalize((z * inside).mean((-2, -1)).float(), dim=-1)  # (B·T, C)
     sound = F.normalize(heard.flatten(0, 1).float(), dim=-1)
     far = F.kl_div(seen.log_softmax(-1), sound.softmax(-1), reduction="none").sum(-1)  # (B·T,)
