@@ -25,6 +25,7 @@ from hmmoe.plan import Plan, make_plan, resolved
 from hmmoe.registration import HMMOE
 from hmmoe.streams.lockstep import Link
 from hmmoe.streams.record import WATCH, close_record, open_record
+from hmmoe.weights import check_safetensors
 
 __all__ = [
     "HMMOE",
@@ -301,17 +302,11 @@ def from_pretrained(
 
 
 def _check_file(folder: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
     config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     for file in (config, weights):
         if not file.is_file():
             raise ValueError(f"{folder} holds no {file.name}; give the folder that save_pretrained wrote")
-    try:
-        with safe_open(str(weights), framework="pt") as opened:
-            opened.keys()
-    except SafetensorError as error:
-        raise ValueError(f"{weights} is cut short or no safetensors file ({error})") from error
+    check_safetensors(weights)
 
 
 def _release_namesakes(model: nn.Module, modules_to_save: list[str]) -> None:

@@ -144,8 +144,8 @@ def _no_tokenizer(folder):
         (_no_weights, FileNotFoundError, r"no \.safetensors file"),
         (_no_config, FileNotFoundError, r"no config\.json"),
         (_broken_config, ValueError, "config of tower .* cannot be read"),
-        (_cut_weights, ValueError, r"model\.safetensors is truncated or not safetensors"),
-        (_no_safetensors, ValueError, r"model\.safetensors is truncated or not safetensors"),
+        (_cut_weights, ValueError, r"model\.safetensors is cut short or no safetensors"),
+        (_no_safetensors, ValueError, r"model\.safetensors is cut short or no safetensors"),
         (
             _foreign_weights,
             ValueError,
@@ -245,5 +245,5 @@ def test_a_truncated_copy_of_a_real_folder_is_refused(shared, tmp_path):
     file = tmp_path / "t" / "model.safetensors"
     with open(file, "r+b") as f:
         f.truncate(1_000_000)
-    with pytest.raises(ValueError, match="truncated or not safetensors"):
+    with pytest.raises(ValueError, match="cut short or no safetensors"):
         load_tower(str(tmp_path / "t"))

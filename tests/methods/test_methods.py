@@ -124,6 +124,27 @@ def test_saved_and_loaded_is_bit_equal(name, tmp_path):
     assert all(file.suffix != ".bin" for file in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_damaged_weights_and_those_of_other_towers_are_refused_by_name(name, tmp_path):
+    sized = {"rank": 2, "points": 2} if issubclass(METHODS[name], Budgeted) else {}
+    method = make_method({"name": name} | sized)
+    method.save(method.build(towers_and_head()), str(tmp_path))
+    wider = MultimodalModel(
+        {"image": Encoder(64, 6, conv=True), "text": Encoder(56, 3)}, PooledHead({"image": 64, "text": 56}, 3)
+    )
+    with pytest.raises(
+        ValueError, match=r"weights of another .* is \(.* there and \(.* in|made for a stream"
+    ):
+        method.load(wider, str(tmp_path))
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=rf"{file.name} is cut short or no safetensors file"):
+        method.load(towers_and_head(), str(tmp_path))
+    file.unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=file.name):
+        method.load(towers_and_head(), str(tmp_path))
+
+
 def test_lora_adapts_exactly_the_blocks_of_the_fusion_points():
     model = towers_and_head()
     last = plan_of(model, [{"image": -1, "text": 0}])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as progress
@@ -20,6 +20,7 @@ from hmmoe.backbones.inputs import AudioInputs, ImageInputs, ProcessorImages, Te
 from hmmoe.backbones.tower import MODALITIES, Tower, freeze
 from hmmoe.container import final_tokens
 from hmmoe.errors import unknown
+from hmmoe.weights import check_safetensors
 
 PARTS = ("vision", "text", "audio")
 ANY_SIZE = ("sam2_hiera_det_model",)  # vision models whose positions are interpolated to any image size
@@ -88,11 +89,7 @@ def _check_folder(folder: Path) -> None:
             )
         raise FileNotFoundError(f"the folder {folder} has no .safetensors file with the weights")
     for file in files:
-        try:
-            with safe_open(file, "pt") as f:
-                f.keys()
-        except SafetensorError as error:
-            raise ValueError(f"the file {file} is truncated or not safetensors: {error}") from error
+        check_safetensors(file)
 
 
 def _load(source: str, config: Any) -> nn.Module:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -21,6 +21,7 @@ from hmmoe.engine.recipe import Train
 from hmmoe.engine.run import RunDir
 from hmmoe.methods import is_head
 from hmmoe.methods.inplace import learned
+from hmmoe.weights import load_into
 
 WEIGHTS = "model.safetensors"
 TIMING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")  # the Trainer's own
@@ -34,15 +35,7 @@ def save_learning(model: nn.Module, path: Path) -> None:
 
 def load_learning(model: nn.Module, path: Path) -> None:
     """Inverse of `save_learning`, into a model built by the same recipe."""
-    saved, state = load_file(str(path)), learned(model)
-    if saved.keys() != state.keys():
-        odd = sorted(saved.keys() ^ state.keys())
-        raise ValueError(
-            f"checkpoint {str(path)!r} is of another model: it differs in {odd[0]!r} and {len(odd) - 1} more"
-        )
-    with torch.no_grad():
-        for name, tensor in state.items():
-            tensor.copy_(saved[name])
+    load_into(learned(model), path, "model")
 
 
 class RunTrainer(Trainer):

@@ -26,8 +26,8 @@ class Frozen(Method):
         )
 
     def load(self, model: Any, folder: str) -> Any:
-        from safetensors.torch import load_file
+        from hmmoe.weights import load_into
 
         freeze(model)
-        model.head.load_state_dict(load_file(str(Path(folder) / HEAD_FILE)))
+        load_into(model.head.state_dict(), Path(folder) / HEAD_FILE, "head")
         return model

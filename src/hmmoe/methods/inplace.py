@@ -25,20 +25,10 @@ class InPlace(Method):
         save_file(state, str(Path(folder) / FILE))
 
     def load(self, model: Any, folder: str) -> Any:
-        from safetensors.torch import load_file
+        from hmmoe.weights import load_into
 
         model = self.build(model)
-        state, saved = learned(model), load_file(str(Path(folder) / FILE))
-        odd = [
-            name for name in sorted(saved.keys() | state.keys()) if shape(saved, name) != shape(state, name)
-        ]
-        if odd:
-            raise ValueError(
-                f"{folder} holds the weights of another {self.name}: {odd[0]} is {shape(saved, odd[0])} "
-                f"there and {shape(state, odd[0])} in this model"
-            )
-        for name, tensor in state.items():
-            tensor.data.copy_(saved[name])
+        load_into(learned(model), Path(folder) / FILE, self.name)
         return model
 
 
@@ -70,10 +60,6 @@ def learned(model: "nn.Module") -> dict[str, "Tensor"]:
             buffers = module.named_buffers(path, recurse=False)
             state |= own | {name: b for name, b in buffers if name.rpartition(".")[2] in kept}
     return state
-
-
-def shape(state: dict[str, "Tensor"], name: str) -> tuple[int, ...] | None:
-    return tuple(state[name].shape) if name in state else None
 
 
 def tower_parameters(model: Any) -> int:

@@ -7,6 +7,7 @@ all linear layers is what later practice (QLoRA, arXiv 2305.14314) recommends.
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hmmoe.methods.base import Budgeted, plan_of
@@ -45,9 +46,13 @@ class Lora(Budgeted):
         model.save_pretrained(folder)
 
     def load(self, model: Any, folder: str) -> Any:
-        from peft import PeftModel
+        from peft import get_peft_model_state_dict
 
-        return PeftModel.from_pretrained(model, folder)
+        from hmmoe.weights import load_into
+
+        model = self.build(model)
+        load_into(get_peft_model_state_dict(model), Path(folder) / "adapter_model.safetensors", self.name)
+        return model
 
 
 def _targets(model: Any, points: int | list | None) -> dict[str, int]:
