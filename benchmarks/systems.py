@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WORDS, ANSWERS, STEPS, BEAMS = 40, 3129, 6, 3
-SPECIAL = {"start_id": 101, "end_id": 102}
+SPECIAL: dict[str, Any] = {"start_id": 101, "end_id": 102}
 MASK_ID = 103
 
 

@@ -22,6 +22,8 @@ from hmmoe.streams.lockstep import lockstep
 from hmmoe.streams.points import find_blocks, unwrap
 from hmmoe.streams.widths import block_width
 
+POOLED = "pooled"  # a model's own summary, (B, 1, D), among the streams that a head sees
+
 
 @dataclass
 class MultimodalOutput(ModelOutput):

@@ -18,6 +18,7 @@ from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.train import train
 from hmmoe.streams import PrefixCache
 from hmmoe.tasks import TASKS
+from hmmoe.tasks.heads import PooledHead
 
 SIZES = {
     "hidden_size": 24,
@@ -113,6 +114,17 @@ def test_the_head_gets_each_streams_tokens_and_the_models_own_summary(recipe):
     whole = vlmo(**inputs["text"], **inputs["image"])
     assert torch.equal(torch.cat([found["text"], found["image"]], 1), whole.last_hidden_state)
     assert torch.equal(found["pooled"][:, 0], whole.pooler_output)
+
+
+@tasks
+def test_the_published_head_reads_the_models_own_summary(task, recipe):
+    parts = assemble(recipe(task, method={"name": "frozen"}))
+    widths = {"text": 24, "pooled": 24 * len(parts.model.images), **dict.fromkeys(parts.model.images, 24)}
+    head, found = PooledHead(widths, 5, "own"), states(parts, batch(parts))
+    assert [m.weight.shape[0] for m in head.answer if isinstance(m, torch.nn.Linear)] == [48, 5]
+    assert torch.equal(head(found, {}), head.answer(found["pooled"][:, 0]))
+    with pytest.raises(ValueError, match="head: own needs a model with a summary of its own"):
+        PooledHead({"text": 24}, 5, "own")
 
 
 def test_two_images_are_two_passes_of_nlvr2(recipe):

@@ -33,7 +33,11 @@ class Options:
     subset_seed: int = field(default=0, metadata=about("of the draws, not of the training", least=0))
     head: str = field(
         default="linear",
-        metadata=about("on normalised mean tokens: linear, or one hidden layer", choices=("linear", "mlp")),
+        metadata=about(
+            "on normalised mean tokens: linear, or one hidden layer; own: the published one of a model that "
+            "has a summary of its own (VLMo)",
+            choices=("linear", "mlp", "own"),
+        ),
     )
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hmmoe.container import POOLED
+
 
 def mean_tokens(states: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over the real tokens: (…, N, D) -> (…, D); zeros where no token is real (a missing stream)."""
@@ -45,19 +47,36 @@ class PooledHead(nn.Module):
     Args:
         widths: stream -> D_m.
         classes: size of the answer.
-        kind: "linear", or "mlp" with one hidden layer of 256.
+        kind: "linear", "mlp" with one hidden layer of 256, or "own": on nothing but the model's own summary
+            ("pooled" among the streams, from VLMo), as it was published: linear to twice the model's width,
+            layer norm, GELU, linear.
+
+    Raises:
+        ValueError: the model has no summary of its own.
     """
 
     def __init__(self, widths: Mapping[str, int], classes: int, kind: str = "linear"):
         super().__init__()
-        self.widths = dict(widths)
-        total = sum(self.widths.values())
-        if kind == "linear":
-            self.answer: nn.Module = nn.Linear(total, classes)
+        if kind == "own" and POOLED not in widths:
+            raise ValueError(
+                "head: own needs a model with a summary of its own, such as vlmo, and here are only "
+                f"{', '.join(widths)}"
+            )
+        self.widths = {POOLED: widths[POOLED]} if kind == "own" else dict(widths)
+        self.kind, total = kind, sum(self.widths.values())
+        if kind == "own":
+            hidden = 2 * min(widths.values())
+            self.answer: nn.Module = nn.Sequential(
+                nn.Linear(total, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes)
+            )
+        elif kind == "linear":
+            self.answer = nn.Linear(total, classes)
         else:
             self.answer = nn.Sequential(nn.Linear(total, 256), nn.GELU(), nn.Linear(256, classes))
 
     def forward(self, states: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> Tensor:
+        if self.kind == "own":
+            return self.answer(states[POOLED][:, 0])
         return self.answer(torch.cat(list(summaries(states, masks, self.widths).values()), -1))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -5,7 +5,8 @@
 
 The task has one text stream and one or two image streams. Its head gets the final states of each, (B, N, D),
 the words' of all passes side by side, and under "pooled" VLMo's own summary (B, 1, D), for two images
-(B, 1, 2·D); `widths` names all of these. HMMoE takes the streams as spans of the sequence.
+(B, 1, 2·D); `widths` names all of these, and `head: own` of a task reads the last alone. HMMoE takes the
+streams as spans of the sequence.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from hmmoe.backbones.hub import read_tokenizer
 from hmmoe.backbones.systems import System
 from hmmoe.backbones.tower import Tower, freeze
-from hmmoe.container import ContainerConfig, MultimodalModel, MultimodalOutput
+from hmmoe.container import POOLED, ContainerConfig, MultimodalModel, MultimodalOutput
 from hmmoe.streams import spans as spans_of
 from hmmoe.streams.lockstep import lockstep
 
@@ -30,8 +31,6 @@ from .convert import official_name
 from .heads import two_passes
 from .modeling import VlmoModel
 from .processing import VlmoProcessor
-
-POOLED = "pooled"
 
 
 class VlmoStreams(MultimodalModel):
