@@ -3,8 +3,8 @@
     python -m benchmarks.full_size [--json] [--frames 5] [--budget 0.06] [--presets swinv2-l+hts-at …]
 
 Random weights in bfloat16, one clip of `frames` pictures, each with its sound, adapters at all points
-within the budget, a linear head on mean tokens, no checkpointing. Every preset has a process of its own,
-which gives its peak memory; `above_start_mib` is what it grew by after the towers were built. The adapters' up
+within the budget, a linear head on mean tokens, no checkpointing. Every preset has its own process,
+which gives its peak memory; `above_start_mib` is what it grew by after the towers were built. The up
 projections, zero at the start, get small random values first, so that every adapter weight has a gradient:
 `without_gradient` counts those that have none, or one that is not finite.
 """
