@@ -87,6 +87,38 @@ def test_a_video_gives_one_frame_a_second(tmp_path):
     assert (decode_video((tmp_path / "v.mp4").read_bytes(), 2) == frames[:2]).all()
 
 
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_a_truncated_sound_is_named(tmp_path, kind):
+    out, wave = io.BytesIO(), np.random.default_rng(0).uniform(-0.1, 0.1, 32000)
+    soundfile.write(out, wave, 16000, format=kind)
+    (tmp_path / "cut.snd").write_bytes(out.getvalue())
+    assert len(decode_audio(tmp_path / "cut.snd")[0]) == 32000
+    (tmp_path / "cut.snd").write_bytes(_cut(out.getvalue()))
+    with pytest.raises(MediaError, match=r"audio .*cut\.snd cannot be decoded"):
+        decode_audio(tmp_path / "cut.snd")
+
+
+def test_a_wav_file_from_a_pipe_has_no_length_to_miss():
+    data = bytearray(wav(np.ones(100, np.float32) / 2, 8000))
+    data[40:44] = b"\xff\xff\xff\xff"
+    assert len(decode_audio(bytes(data))[0]) == 100
+
+
+def test_a_truncated_video_is_named(tmp_path):
+    av = pytest.importorskip("av")
+    for name in ("cut.mp4", "cut.avi"):
+        with av.open(str(tmp_path / name), "w") as out:
+            stream = out.add_stream("mpeg4", rate=4)
+            stream.width = stream.height = 32
+            for _ in range(20):
+                image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            out.mux(stream.encode())
+        (tmp_path / name).write_bytes(_cut((tmp_path / name).read_bytes()))
+        with pytest.raises(MediaError, match=rf"video .*{name} cannot be decoded"):
+            decode_video(tmp_path / name, 5)
+
+
 @pytest.mark.parametrize("data", [b"", b"not a video"])
 def test_a_broken_video_is_named(tmp_path, data):
     pytest.importorskip("av")

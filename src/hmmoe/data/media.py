@@ -1,6 +1,7 @@
 """Decoding of pictures, sound and video from files or bytes, with errors that name the file."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,16 +48,29 @@ def decode_audio(source: Source, name: str | None = None) -> tuple[np.ndarray, i
     import soundfile
 
     try:
-        wave, rate = soundfile.read(
-            io.BytesIO(source) if isinstance(source, bytes) else source, dtype="float32"
-        )
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            wave, rate, told = file.read(dtype="float32"), file.samplerate, _told_frames(file)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise MediaError(_say("audio", source, name, error)) from error
     if wave.ndim == 2:
         wave = wave.mean(axis=1, dtype=np.float32)
     if not len(wave):
         raise MediaError(_say("audio", source, name, "no samples"))
+    if len(wave) < 0.99 * told:
+        ends = f"truncated, it ends at {len(wave) / rate:.1f} s of {told / rate:.1f} s"
+        raise MediaError(_say("audio", source, name, ends))
     return wave, rate
+
+
+def _told_frames(file: Any) -> float:
+    """The samples that a sound file says it holds. A WAV file's own word is only in libsndfile's notes."""
+    note = re.search(r"data *: (\d+) \(should be (\d+)\)", file.extra_info)
+    if note is None:
+        return file.frames
+    said, there = int(note[1]), int(note[2])
+    if said >= 2**31 - 2**16:  # written to a pipe, by a program that did not know the length
+        return file.frames
+    return file.frames * said / max(there, 1)
 
 
 def decode_video(source: Source, seconds: int, name: str | None = None) -> np.ndarray:
