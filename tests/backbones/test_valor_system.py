@@ -17,6 +17,7 @@ from valor_reference import small_config
 from hmmoe.engine.assemble import assemble
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.train import train
+from hmmoe.streams import PrefixCache
 from hmmoe.tasks import TASKS
 
 WORDS = [
@@ -118,9 +119,9 @@ def test_every_method_takes_steps_in_which_all_that_learns_has_a_gradient(task, 
     options = {} if method in ("full", "frozen") else {"rank": 2}
     parts = assemble(recipe(task, method={"name": method, **options}))
     model, inputs = parts.model.train(), batch(parts)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
     losses = []
-    for _ in range(3):
+    for _ in range(4):
         loss = model(**inputs).loss
         loss.backward()
         idle = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
@@ -177,3 +178,17 @@ def test_streams_that_it_does_not_read_are_told(recipe):
     TASKS["toy_two"] = Two
     with pytest.raises(ValueError, match="reads image, audio and text, at least two of them"):
         assemble(recipe("toy_two"))
+
+
+@pytest.mark.parametrize("task", ["toy_asked", "toy_apart"])
+@pytest.mark.parametrize("method", [{"name": "frozen"}, {"name": "hmmoe", "rank": 2, "points": 1}])
+def test_what_a_prefix_cache_remembers_changes_nothing(task, method, recipe):
+    parts = assemble(recipe(task, method=method))
+    model, inputs = parts.model.eval(), batch(parts)
+    for p in model.parameters():
+        if p.requires_grad:
+            torch.nn.init.normal_(p, std=0.2)
+    plain = model(**inputs).logits
+    with PrefixCache(model):
+        torch.testing.assert_close(model(**inputs).logits, plain)
+        torch.testing.assert_close(model(**inputs).logits, plain)

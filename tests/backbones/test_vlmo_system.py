@@ -84,9 +84,9 @@ def test_every_method_takes_a_step_in_which_all_that_learns_has_a_gradient(task,
     options = {} if method in ("full", "frozen") else {"rank": 2}
     parts = assemble(recipe(task, method={"name": method, **options}))
     model, inputs = parts.model.train(), batch(parts)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
     losses = []
-    for _ in range(3):
+    for _ in range(4):
         loss = model(**inputs).loss
         loss.backward()
         idle = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
