@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from generated import COUNTS, SIDE, avs_ms3, avs_s4
+from generated import COUNTS, SIDE, avs_ms3, avs_s4, generate
 from hmmoe.data.media import MediaError
 from hmmoe.data.prepare import check, data_set, prepare
 from hmmoe.tasks.avs import MS3, S4
@@ -97,19 +97,19 @@ def test_the_report_shows_frames_true_and_predicted_masks(s4):
     assert task.show(row)["prediction"] is None
 
 
-def test_raw_videos_are_prepared_and_checked(s4, tmp_path):
-    raw = changed(s4, tmp_path)
+def test_raw_videos_are_prepared_at_the_size_of_the_masks_and_checked(tmp_path):
+    raw = generate.avs(tmp_path / "raw", several=False, counts=(1, 1, 0), side=224)
     shutil.rmtree(raw / "s4_data" / "visual_frames")
-    for row in S4(raw).data.rows(raw):
-        folder = raw / "s4_data" / "raw_videos" / row.split / row.category
-        if row.split == "train":
-            movie(folder / f"{row.name}.mp4", [20, 60, 100, 140, 180], tone(5))
+    row = S4(raw).rows["train"][0]
+    folder = raw / "s4_data" / "raw_videos" / "train" / row.category
+    movie(folder / f"{row.name}.mp4", [20, 60, 100, 140, 180], tone(5))
     report = prepare(data_set("avs_s4"), raw, tmp_path / "out")
-    assert len(report.names("missing")) == 4
-    assert report.rows == {"train": (3, 3, 3452), "validation": (0, 2, 740), "test": (0, 2, 740)}
-    row = S4(tmp_path / "out", size=SIDE).read("train", 0)
-    assert [round(frame.mean(), -1) for frame in row["video"]] == [20, 60, 100, 140, 180]
-    assert row["label"][0].any()
+    assert report.names("missing") == ["clipval00000"]
+    assert report.rows == {"train": (1, 1, 3452), "validation": (0, 1, 740), "test": (0, 0, 740)}
+    read = S4(tmp_path / "out", size=SIDE).read("train", 0)
+    assert read["video"].shape == (5, 224, 224, 3)
+    assert [round(frame.mean(), -1) for frame in read["video"]] == [20, 60, 100, 140, 180]
+    assert read["label"][0].any()
     assert check(data_set("avs_s4"), tmp_path / "out").names("whole") == report.names("whole")
 
 

@@ -49,6 +49,7 @@ CATEGORIES = (
     "lawn_mowing",
 )
 SECONDS = 5
+SIDE = 224  # pixels of frames and masks, whatever the video's shape
 SPLITS = {"train": "train", "val": "validation", "test": "test"}  # the table's word -> ours
 
 
@@ -70,6 +71,12 @@ class AVSSet(DataSet):
     archive: ClassVar[str]  # the folder of the archive in which all lies
     masks: ClassVar[str]  # pattern of a mask below the table's folder
     annotated: ClassVar[Mapping[str, int]] = {"train": SECONDS, "val": SECONDS, "test": SECONDS}
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """A frame of the masks' size, 224 x 224, as AVSBench stores them."""
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
     def rows(self, root: Path) -> list[Row]:
         """The table's rows in their order.
