@@ -34,6 +34,7 @@ if __name__ == "__main__":
 """
 TOY = Path(__file__).parent / "toy.py"
 ROOT = Path(__file__).parents[2]
+ALIKE = {"frozen": {"learning_rate": 0.01}}  # the rate of the toy recipe
 
 
 @pytest.fixture
@@ -151,7 +152,13 @@ def test_rates_are_spaced_evenly_in_the_logarithm():
 def test_every_method_gets_as_many_trials_and_validation_picks_the_rate(recipe, jobs, said, tmp_path):
     display, _ = said
     result = compare(
-        recipe(), ["frozen", "lora"], seeds=2, tune=3, folder=tmp_path, display=display, command="c"
+        recipe(rivals=ALIKE),
+        ["frozen", "lora"],
+        seeds=2,
+        tune=3,
+        folder=tmp_path,
+        display=display,
+        command="c",
     )
     tuning, final = [j for j in jobs if not j.test], [j for j in jobs if j.test]
     assert len(tuning) == 6
@@ -184,7 +191,11 @@ def test_the_table_shows_spread_or_says_that_there_is_none(recipe, jobs, said, t
     display, wrote = said
     for seeds in (1, 2):
         display.console.print(
-            table(compare(recipe(), ["lora", "frozen"], seeds=seeds, folder=tmp_path, display=display))
+            table(
+                compare(
+                    recipe(rivals=ALIKE), ["lora", "frozen"], seeds=seeds, folder=tmp_path, display=display
+                )
+            )
         )
     text = wrote()
     assert "± ?" in text

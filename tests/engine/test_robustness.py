@@ -13,7 +13,7 @@ from hmmoe.engine.robustness import lost, robustness, table
 from hmmoe.engine.run import write_whole
 from hmmoe.engine.train import train
 
-CONDITIONS = ["clean", "without image", "without text", "noise in image 1", "noise in text 1"]
+CONDITIONS = ["clean", "no image", "no text", "image noise 1", "text noise 1"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_every_run_is_tested_under_every_condition_and_only_once(compared, said,
     assert json.loads((tmp_path / "robust.json").read_text()) == result
     assert not (folder / "memory").exists()
     display.console.print(table(result))
-    assert "noise in text 1" in out.getvalue()
+    assert "text noise 1" in out.getvalue()
 
     def fail(*_, **__):
         raise AssertionError("measured again")
@@ -70,8 +70,8 @@ def test_the_shared_memory_changes_no_figure(compared, said, tmp_path):
     result = robustness(folder, levels=[1.0], display=said[0])
     run = folder / run_name("hmmoe", 0.01, 0)
     for condition, options in (
-        ("without image", {"without": ["image"]}),
-        ("noise in text 1", {"noise": {"text": 1.0}}),
+        ("no image", {"without": ["image"]}),
+        ("text noise 1", {"noise": {"text": 1.0}}),
     ):
         alone = evaluate(run, **options).metrics["accuracy"]
         assert result["methods"]["hmmoe"]["values"][condition] == [alone]

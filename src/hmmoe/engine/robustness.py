@@ -91,18 +91,23 @@ def lost(values: Mapping[str, Sequence[float]]) -> float:
 
 def table(result: Mapping[str, Any]) -> Any:
     """The result as a rich table: clean, and what each condition takes away; the least lost in bold."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    view = Table(title=f"{result['recipe']}: test {result['metric']}, and what is lost of it")
-    view.add_column("method")
-    for condition in [*result["conditions"], "mean loss"]:
+    view = Table(
+        title=f"{result['recipe']}: test {result['metric']}, and what is lost of it",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    view.add_column("method", no_wrap=True)
+    for condition in [*result["conditions"], "mean"]:
         view.add_column(condition, justify="right")
     least = min(method["lost"] for method in result["methods"].values())
     for name, method in result["methods"].items():
         means = {c: statistics.mean(v) for c, v in method["values"].items()}
-        changes = [f"{means[c] - means[CLEAN]:+.2f}" for c in result["conditions"] if c != CLEAN]
+        changes = [f"{means[c] - means[CLEAN]:+.1f}" for c in result["conditions"] if c != CLEAN]
         style = "bold" if method["lost"] == least else None
-        view.add_row(name, f"{means[CLEAN]:.2f}", *changes, f"{-method['lost']:+.2f}", style=style)
+        view.add_row(name, f"{means[CLEAN]:.1f}", *changes, f"{-method['lost']:+.1f}", style=style)
     return view
 
 
@@ -116,9 +121,9 @@ def _conditions(runs: Mapping[str, Sequence[Path]], levels: Sequence[float]) -> 
     groups = [[m for m in group if m in streams] for group in task.groups or [streams]]
     conditions: dict[str, dict[str, Any]] = {CLEAN: {}}
     # without a group's last stream there would be nothing to answer from
-    conditions |= {f"without {m}": {"without": [m]} for group in groups if len(group) > 1 for m in group}
+    conditions |= {f"no {m}": {"without": [m]} for group in groups if len(group) > 1 for m in group}
     for m in streams:
-        conditions |= {f"noise in {m} {level:g}": {"noise": {m: level}} for level in levels}
+        conditions |= {f"{m} noise {level:g}": {"noise": {m: level}} for level in levels}
     return conditions
 
 
