@@ -83,6 +83,8 @@ def test_yaml_and_json_round_trips_are_exact(file, tmp_path):
         ("task={}", "task needs a name"),
         ("towers={}", "towers is empty"),
         ("towers.image=3", "towers.image needs a name"),
+        ("model={name: vlmo}", "towers and model are both given"),
+        ("model={size: base}", "model needs a name"),
         ("rivals.lora=3", "rivals.lora must be a mapping"),
         ("name", "not of the form key.sub=value"),
         ("prefix_cache.sub=1", "prefix_cache must be bool"),
@@ -92,6 +94,12 @@ def test_yaml_and_json_round_trips_are_exact(file, tmp_path):
 def test_a_bad_key_or_value_is_named_with_what_is_allowed(file, override, said):
     with pytest.raises(ValueError, match=said):
         Recipe.load(file, ["data_root=/data", override])
+
+
+def test_one_model_takes_the_place_of_towers(file):
+    recipe = Recipe.load(file, ["data_root=/data", "towers={}", "model={name: vlmo, size: large}"])
+    assert recipe.encoders == {"model": {"name": "vlmo", "size": "large"}}
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
 
 
 def test_data_root_is_asked_for_where_it_is_needed(file):

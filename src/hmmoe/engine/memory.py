@@ -71,6 +71,6 @@ class Memory:
         if self.folder is None or self.cache is None:
             return None
         recipe = self.recipe
-        depends = [recipe.task, recipe.towers, recipe.train.precision, self.cache.blocks, self.noise]
+        depends = [recipe.task, recipe.encoders, recipe.train.precision, self.cache.blocks, self.noise]
         name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
         return self.folder / f"{name}.safetensors"
