@@ -10,7 +10,7 @@ from PIL import Image
 
 from generated import COUNTS, SIDE, avs_ms3, avs_s4, generate
 from hmmoe.data.media import MediaError
-from hmmoe.data.prepare import check, data_set, prepare
+from hmmoe.data.prepare import check, data_set, prepare, recognise
 from hmmoe.tasks.avs import MS3, S4
 from official import movie, tone
 
@@ -111,6 +111,27 @@ def test_raw_videos_are_prepared_at_the_size_of_the_masks_and_checked(tmp_path):
     assert [round(frame.mean(), -1) for frame in read["video"]] == [20, 60, 100, 140, 180]
     assert read["label"][0].any()
     assert check(data_set("avs_s4"), tmp_path / "out").names("whole") == report.names("whole")
+
+
+def test_both_parts_of_avsbench_are_prepared_together(tmp_path):
+    raw = tmp_path / "raw"
+    generate.avs(raw / "Single-source", several=False, counts=(1, 0, 0), side=224)
+    generate.avs(raw / "Multi-sources", several=True, counts=(1, 0, 0), side=224)
+    shutil.rmtree(raw / "Single-source" / "s4_data" / "visual_frames")
+    shutil.rmtree(raw / "Multi-sources" / "ms3_data" / "visual_frames")
+    row = S4(raw).rows["train"][0]
+    videos = raw / "Single-source" / "s4_data" / "raw_videos" / "train" / row.category
+    movie(videos / f"{row.name}.mp4", [20, 60, 100, 140, 180], tone(5))
+    movie(raw / "Multi-sources" / "ms3_data" / "raw_videos" / "cliptrain00000.mp4", [50] * 5, tone(5))
+    out = tmp_path / "out"
+    report = prepare(data_set("avs"), raw, out)
+    assert report.names("whole") == ["S4 cliptrain00000", "MS3 cliptrain00000"]
+    assert report.rows["S4 train"] == (1, 1, 3452)
+    assert report.rows["MS3 train"] == (1, 1, 296)
+    assert S4(out).read("train", 0)["video"].shape == MS3(out).read("train", 0)["video"].shape
+    assert check(recognise(out), out).names("whole") == report.names("whole")
+    with pytest.raises(FileNotFoundError, match=r"s4_meta_data.csv"):
+        prepare(data_set("avs"), tmp_path, out)
 
 
 def test_missing_files_are_named(s4, ms3, tmp_path):

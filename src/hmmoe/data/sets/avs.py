@@ -86,7 +86,7 @@ class AVSSet(DataSet):
             ValueError: a row with too few fields, an unknown split or category, or a clip listed twice; says
                 where.
         """
-        path = self._table(root)
+        path = self.table_in(root)
         found: dict[str, Row] = {}
         for line, fields in _lines(path):
             row = self._row(fields, f"{path} line {line}")
@@ -106,7 +106,7 @@ class AVSSet(DataSet):
         return Clip(row.name, place, SECONDS, {SPLITS[row.split]: 1})
 
     def annotations(self, root: Path) -> list[Path]:
-        table = self._table(root)
+        table = self.table_in(root)
         pattern = self.masks.partition("/{")[0]
         masks = sorted((table.parent / pattern).rglob("*.png"))
         if not masks:
@@ -129,7 +129,7 @@ class AVSSet(DataSet):
         sizes = set()
         for second in range(self.annotated[row.split]):
             place = self.clip(row).place
-            file = self._table(root).parent / self.masks.format(number=second + 1, **place)
+            file = self.table_in(root).parent / self.masks.format(number=second + 1, **place)
             mask = decode_mask(file)
             sizes.add(mask.size)
             masks[second] = np.asarray(mask.resize((side, side), 0))
@@ -142,10 +142,15 @@ class AVSSet(DataSet):
     def mask_size(self, root: Path, row: Row) -> tuple[int, int]:
         """Height and width of the clip's first mask."""
         place = self.clip(row).place
-        width, height = decode_mask(self._table(root).parent / self.masks.format(number=1, **place)).size
+        width, height = decode_mask(self.table_in(root).parent / self.masks.format(number=1, **place)).size
         return height, width
 
-    def _table(self, root: Path) -> Path:
+    def table_in(self, root: Path) -> Path:
+        """The table.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
         return find_file(root, f"the list of {self.title}'s clips", [self.table], ("", self.archive))
 
     def _row(self, fields: Mapping[str, str], where: str) -> Row:
@@ -209,6 +214,49 @@ class MS3Set(AVSSet):
 
     def _row(self, fields: Mapping[str, str], where: str) -> Row:
         return Row(next(iter(fields.values())), fields["split"])
+
+
+class AVSBench(DataSet):
+    """S4 and MS3 together, or whichever of the two a folder holds; splits are told apart by their names."""
+
+    name = "avs"
+    title = "AVSBench"
+    parts: ClassVar[tuple[AVSSet, ...]] = (S4Set(), MS3Set())
+    frames = ("{frames}",)  # a clip brings its places along, since the two have patterns of their own
+    picture = "{stem}_{number}.png"
+    audio = ("{audio}",)
+    video = ("{video}", "raw_videos/{id}.mp4")
+    times = AVSSet.times
+    seconds = SECONDS
+    official: ClassVar = {f"{p.title[9:]} {s}": n for p in parts for s, n in p.official.items()}
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        return self.parts[0].resize(image)
+
+    def there(self, root: Path) -> list[AVSSet]:
+        """The parts whose table is in `root`.
+
+        Raises:
+            FileNotFoundError: neither is.
+        """
+        found = [p for p in self.parts if any((root / f / p.table).is_file() for f in ("", p.archive))]
+        if not found:
+            self.parts[0].annotations(root)  # which says what it looked for
+        return found
+
+    def annotations(self, root: Path) -> list[Path]:
+        return [file for p in self.there(root) for file in p.annotations(root)]
+
+    def clips(self, root: Path) -> list[Clip]:
+        return [self._placed(root, p, clip) for p in self.there(root) for clip in p.clips(root)]
+
+    def _placed(self, root: Path, part: AVSSet, clip: Clip) -> Clip:
+        base = part.table_in(root).parent.relative_to(root)
+        patterns = {"frames": part.frames[0], "audio": part.audio[0], "video": part.video[0]}
+        places = {key: str(base / pattern.format(**clip.place)) for key, pattern in patterns.items()}
+        stem = part.picture.partition("_{")[0].format(**clip.place)
+        rows = {f"{part.title[9:]} {split}": count for split, count in clip.rows.items()}
+        return Clip(f"{part.title[9:]} {clip.name}", {**clip.place, **places, "stem": stem}, clip.ends, rows)
 
 
 def decode_mask(file: Path) -> Any:
