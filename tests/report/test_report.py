@@ -65,7 +65,7 @@ def page(tmp_path):
             name="easy",
             method={"name": "hmmoe"},
             task={"name": "easy_vqa"},
-            towers={"a": {"name": "one"}, "b": {"name": "two"}},
+            encoders={"a": {"name": "one"}, "b": {"name": "two"}},
             to_yaml=lambda: "name: easy\n",
         )
         environment = {"python": "3.11", "packages": {"torch": "2.13"}, "machine": "Linux, 2 cores"}

@@ -13,6 +13,12 @@ from hmmoe.tasks.places import place
 from hmmoe.tasks.writing import Flickr8kCaptions, MSRVTTCaptions, MSVDCaptions
 
 
+@pytest.fixture(autouse=True)
+def _scorer(monkeypatch):
+    """The rows do not need the scorer."""
+    monkeypatch.setattr("hmmoe.tasks.writing.find_spec", lambda name: True)
+
+
 class Words:
     """A tokenizer whose word numbers stand for whole captions."""
 
@@ -95,3 +101,9 @@ def test_the_users_own_picture_needs_no_text(tmp_path):
 def test_towers_side_by_side_cannot_write(tmp_path):
     with pytest.raises(ValueError, match=r"needs a model that writes, such as model: \{name: valor\}"):
         MSVDCaptions(tmp_path).head({"video": 4, "text": 4})
+
+
+def test_a_missing_scorer_is_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("hmmoe.tasks.writing.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"install it with: pip install 'hmmoe\[captions\]'"):
+        MSVDCaptions(msvd(tmp_path)).dataset("train")

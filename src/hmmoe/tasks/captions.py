@@ -54,7 +54,7 @@ def caption_scores(
         from pycocoevalcap.rouge.rouge import Rouge
     except ImportError as error:
         raise ImportError(
-            "caption scores need pycocoevalcap, install it with: pip install pycocoevalcap"
+            "caption scores need pycocoevalcap, install it with: pip install 'hmmoe[captions]'"
         ) from error
 
     java = _has_java()

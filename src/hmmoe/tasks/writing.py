@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, ClassVar, NoReturn
 
 from torch import Tensor
@@ -21,7 +22,7 @@ from hmmoe.data.media import decode_image, png
 from hmmoe.data.sets.video_text import MSRVTTSet, MSVDSet, VideoText, read_captions
 from hmmoe.data.tables import table
 from hmmoe.options import about
-from hmmoe.tasks.base import SPLITS, Options, Task, part
+from hmmoe.tasks.base import SPLITS, Options, Rows, Task, part
 from hmmoe.tasks.captions import caption_scores
 from hmmoe.tasks.places import place, row_at
 from hmmoe.tasks.videos import Captioned, CaptionedOptions, captioned_videos, read_media, show_media
@@ -53,6 +54,19 @@ class Writing(Task):
 
     def size(self, split: str) -> int:
         return len(self.places[split])
+
+    def dataset(self, split: str) -> Rows:
+        """As in the base.
+
+        Raises:
+            ValueError: what computes the scores is not installed, told before anything is trained.
+        """
+        if find_spec("pycocoevalcap") is None:
+            raise ValueError(
+                f"task {self.name!r} needs pycocoevalcap for its scores; install it with: "
+                "pip install 'hmmoe[captions]'"
+            )
+        return super().dataset(split)
 
     def read(self, split: str, row: int) -> dict[str, Any]:
         item, caption = self.places[split][row]
