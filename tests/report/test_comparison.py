@@ -76,6 +76,14 @@ def test_one_seed_and_one_method_are_said_to_show_no_difference():
     assert "ahead of" not in page
 
 
+def test_methods_with_the_same_mean_are_said_to_be_level():
+    tied = method(0.06, [80.0, 80.0], "lora", p=None)
+    tied["best_rival"]["difference"] = 0.0
+    page = comparison_page(result(hmmoe=tied, lora=method(0.06, [80.0, 80.0], "hmmoe")), CURVES)
+    assert "is level with lora" in page
+    assert "is first" not in page
+
+
 def test_the_edge_of_the_grid_is_seen():
     assert at_edge({"trials": {"0.001": 1.0, "0.01": 2.0}, "learning_rate": 0.01})
     assert not at_edge({"trials": {"0.001": 1.0, "0.01": 2.0, "0.1": 1.0}, "learning_rate": 0.01})
