@@ -46,6 +46,15 @@ def test_help_loads_nothing_heavy_and_is_quick():
     assert float(done.stdout) < 1
 
 
+@pytest.mark.parametrize("words", [["-c", "import hmmoe"], ["-m", "hmmoe.cli", "--help"]])
+def test_import_and_help_take_less_than_a_second_of_cpu(words):
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
 @pytest.mark.parametrize("command", ["train", "eval", "predict", "inspect", "compare", "robustness"])
 def test_every_command_has_help(command):
     done = call(command, "--help")
@@ -140,6 +149,28 @@ def test_damaged_weights_are_named(run, tmp_path):
     done = call("eval", tmp_path / "cut")
     assert done.exit_code == 2
     assert "adapter_model.safetensors is cut short" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ModuleNotFoundError("No module named 'av'", name="av"),
+            "this needs av; pip install 'hmmoe[data,report]'",
+        ),
+        (ImportError("this needs the PyPI package easy-vqa: pip install easy-vqa"), "pip install easy-vqa"),
+    ],
+)
+def test_a_part_that_is_not_installed_is_one_sentence(run, monkeypatch, error, said):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("hmmoe.engine.predict.predict", fail)
+    done = call("predict", run, "image=x.png")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_debug_shows_where_an_error_came_from():

@@ -44,6 +44,13 @@ def _plain_errors(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
+        except ImportError as error:
+            if kwargs.get("debug"):
+                raise
+            missing = isinstance(error, ModuleNotFoundError) and error.name
+            mend = f"this needs {error.name}; pip install 'hmmoe[data,report]'" if missing else error
+            print(f"error: {mend}", file=sys.stderr)
+            raise typer.Exit(2) from None
 
     return wrapped
 
