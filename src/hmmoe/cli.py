@@ -266,6 +266,34 @@ def data_check(
         raise typer.Exit(1)
 
 
+@data_app.command(name="shard")
+@_plain_errors
+def data_shard(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Folder for the shards, to be copied far away.")] = Path("shards"),
+    jobs: Jobs = None,
+    debug: Debug = False,
+) -> None:
+    """Write a recipe's rows as tar shards; train on them with task.shards=FOLDER-OR-ADDRESS."""
+    from hmmoe.data.shards import write_shards
+    from hmmoe.engine.assemble import make_task
+    from hmmoe.engine.progress import Display
+    from hmmoe.engine.recipe import Recipe
+    from hmmoe.tasks.base import SPLITS
+
+    _quiet()
+    task = make_task(Recipe.load(recipe, overrides or ()))
+    with Display() as display:
+        for split in SPLITS:
+            rows = task.dataset(split)
+            skipped = write_shards(rows, out, split, workers=_workers(jobs), tell=display.row(split))
+            display.say(f"{split}: {len(rows) - len(skipped)} rows, {len(skipped)} left out")
+            for why in skipped:
+                display.say(f"  {why}")
+    print(f"shards: {out}")
+
+
 def _workers(jobs: int | None) -> int:
     import os
 

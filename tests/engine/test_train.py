@@ -302,7 +302,6 @@ def test_broken_rows_stop_the_run_or_are_counted(recipe, tmp_path, monkeypatch):
         ({"method": {"name": "hmmoe", "rank": 2, "experts": {"afine": 1}}}, "did you mean 'affine'"),
         ({"method": {"name": "hmmoe", "rank": 2, "points": 9}}, "points must be between 1 and 4"),
         ({"method": {"name": "hmmoe", "budget": 1e-4}}, "smallest share"),
-        ({"skip_broken": True, "train": {"workers": 1}}, "skip_broken needs train.workers: 0"),
     ],
 )
 def test_what_does_not_fit_is_said_before_a_folder_is_made(recipe, tmp_path, change, said):

@@ -160,7 +160,7 @@ def prepare(data: DataSet, raw: Path, out: Path, *, workers: int = 0, tell: Tell
             journal.write(_line(clip[0].name, outcome))
             journal.flush()
     outcomes = {clip.name: outcomes[clip.name] for clip in clips}
-    _write_aside(out / JOURNAL, "".join(_line(*item) for item in outcomes.items()).encode())
+    write_aside(out / JOURNAL, "".join(_line(*item) for item in outcomes.items()).encode())
     return Report.of(data, clips, outcomes)
 
 
@@ -246,7 +246,7 @@ class _Decode:
             samples = round(data.seconds * RATE)
             missing = 0 if data.whole else max(samples - len(wave), 0)
             wave = np.pad(wave[:samples], (0, missing))
-            _write_aside(self.out / data.audio[0].format(**clip.place), wav(wave, RATE))
+            write_aside(self.out / data.audio[0].format(**clip.place), wav(wave, RATE))
         self._pictures(clip, frames)
         return Outcome(_loudness(wave), "", size)
 
@@ -330,10 +330,10 @@ def _line(name: str, outcome: Outcome) -> str:
 def _copy(source: Path, target: Path) -> None:
     if target.is_file() and source.samefile(target):
         return
-    _write_aside(target, source.read_bytes())
+    write_aside(target, source.read_bytes())
 
 
-def _write_aside(path: Path, data: bytes) -> None:
+def write_aside(path: Path, data: bytes) -> None:
     """The file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")

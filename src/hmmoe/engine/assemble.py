@@ -14,6 +14,7 @@ from hmmoe.backbones.systems import load_system
 from hmmoe.backbones.words import WORDS
 from hmmoe.data import Collator, Prepared
 from hmmoe.data.noise import Noisy
+from hmmoe.data.screen import Screened
 from hmmoe.engine.recipe import Recipe
 from hmmoe.errors import unknown
 from hmmoe.methods import Method, make_method
@@ -38,8 +39,8 @@ class Parts:
         rows = self.task.dataset(split)
         if self.noise:
             rows = Noisy(rows, self.noise)
-        if self.recipe.train.workers:
-            return rows
+        if workers := self.recipe.train.workers:
+            return Screened(rows, workers) if self.recipe.skip_broken else rows
         return Prepared(rows, self.collator.towers, self.task, skip_broken=self.recipe.skip_broken)
 
     def disturbed(self, without: Collection[str], noise: Mapping[str, float]) -> "Parts":
@@ -64,6 +65,19 @@ class Parts:
         return replace(self, collator=Collator(given, self.task), noise=dict(noise))
 
 
+def make_task(recipe: Recipe) -> Any:
+    """The recipe's task.
+
+    Raises:
+        ValueError: an unknown name or option.
+    """
+    options = dict(recipe.task)
+    name = options.pop("name")
+    if name not in TASKS:
+        raise ValueError(unknown("task", name, TASKS))
+    return TASKS[name](**options)
+
+
 def assemble(recipe: Recipe, saved: str | Path | None = None) -> Parts:
     """Build all parts of `recipe`, with the weights that a run saved in the folder `saved` where given.
 
@@ -71,13 +85,7 @@ def assemble(recipe: Recipe, saved: str | Path | None = None) -> Parts:
         ValueError: an unknown name or option anywhere, or towers that do not fit the task's streams.
     """
     method = make_method(recipe.method)
-    if recipe.skip_broken and recipe.train.workers:
-        raise ValueError("skip_broken needs train.workers: 0, since broken rows are found before training")
-    options = dict(recipe.task)
-    name = options.pop("name")
-    if name not in TASKS:
-        raise ValueError(unknown("task", name, TASKS))
-    task: Any = TASKS[name](**options)
+    task = make_task(recipe)
     system = None
     if recipe.model is not None:
         options = dict(recipe.model)
@@ -89,10 +97,10 @@ def assemble(recipe: Recipe, saved: str | Path | None = None) -> Parts:
     model = method.load(model, str(saved)) if saved is not None else method.build(model)
     for stream in recipe.leave_out:
         if stream not in towers:
-            raise ValueError(unknown(f"stream in leave_out of task {name!r}", stream, towers))
+            raise ValueError(unknown(f"stream in leave_out of task {task.name!r}", stream, towers))
     given = {stream: tower for stream, tower in towers.items() if stream not in recipe.leave_out}
     if not given:
-        raise ValueError(f"recipe key leave_out names all streams of task {name!r}; keep one")
+        raise ValueError(f"recipe key leave_out names all streams of task {task.name!r}; keep one")
     return Parts(recipe, task, towers, method, model, Collator(given, task))
 
 

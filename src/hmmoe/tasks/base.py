@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hmmoe.data.media import decode_image, sound_of
+from hmmoe.data.shards import Shards
 from hmmoe.data.stream import Stream
 from hmmoe.errors import unknown
 from hmmoe.options import about, build
@@ -30,6 +31,10 @@ class Options:
         default=None, metadata=about("validation rows, a fixed draw", least=1)
     )
     test_rows: int | None = field(default=None, metadata=about("test rows, a fixed draw", least=1))
+    shards: str | None = field(
+        default=None,
+        metadata=about("folder or address of what `hmmoe data shard` wrote, to read rows from"),
+    )
     subset_seed: int = field(default=0, metadata=about("of the draws, not of the training", least=0))
     head: str = field(
         default="linear",
@@ -156,12 +161,17 @@ class Task:
         """
         if split not in SPLITS:
             raise ValueError(unknown("split", split, SPLITS))
-        ids = torch.arange(self.size(split))
+        read: Callable[[int], dict[str, Any]] = _Reader(self, split)
+        if self.options.shards is None:
+            ids = torch.arange(self.size(split))
+        else:
+            shards = Shards(self.options.shards, split)
+            read, ids = shards.read, torch.tensor(list(shards.places))
         limit = getattr(self.options, f"{split}_rows")
         if limit is not None and limit < len(ids):
             generator = torch.Generator().manual_seed(self.options.subset_seed)
-            ids = torch.randperm(len(ids), generator=generator)[:limit].sort().values
-        return Rows(_Reader(self, split), ids, SPLIT_OFFSET[split])
+            ids = ids[torch.randperm(len(ids), generator=generator)[:limit].sort().values]
+        return Rows(read, ids, SPLIT_OFFSET[split])
 
     def stream(self, split: str, **options: Any) -> Stream:
         """The same rows in streaming form; `options` are those of `Stream` (`batch_size` is needed)."""
