@@ -113,19 +113,17 @@ def hmmoe_reference(
                     excited = (p[q + "excite.weight"] @ hidden + p[q + "excite.bias"])[mine]
                     y = silu(rows[:, own]) * 2 / (1 + torch.exp(-excited))
                 else:
-                    read = torch.cat([z[n][masks[n][b]][:, own] for n in readable])
-                    keys = sum(states[n].shape[1] for n in others if n in states)
+                    read = []
+                    for n in readable:
+                        rows_n, real = z[n][:, own], masks[n][b]
+                        if len(rows_n) > max(exact_tokens, latents):
+                            parts = [slice(*ends) for ends in stretches(len(rows_n), latents)]
+                            read += [rows_n[s][real[s]].mean(0) for s in parts if real[s].any()]
+                        else:
+                            read += list(rows_n[real])
+                    read = torch.stack(read)
                     ask = rows[:, own] @ p[q + "query"][i]
                     k, v = read @ p[q + "key"][i], read @ p[q + "value"][i]
-                    if keys > exact_tokens and len(rows) > latents:
-                        real = masks[m][b]
-                        means = [
-                            ask[s:t][real[s:t]].mean(0)
-                            for s, t in stretches(len(rows), latents)
-                            if real[s:t].any()
-                        ]
-                        k = torch.stack(means)
-                        v = attend(k, read @ p[q + "key"][i], v)
                     y = attend(ask, k, v)
                 gate = torch.stack(decisions)[:, e] if per_token else decisions[0][e]
                 mixed.append(y * (gate[:, None] if per_token else gate))

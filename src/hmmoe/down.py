@@ -10,11 +10,36 @@ token.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class _Standardised(torch.autograd.Function):
+    """`((x - mean) * scale) @ weight.T`, the constants folded into the weight both ways, in place on the way
+    back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        folded = weight * scale  # (W, d)
+        bias = (folded @ mean).neg_().to(x.dtype)
+        folded = folded.to(x.dtype)
+        ctx.save_for_backward(x, folded, mean, scale)
+        return F.linear(x, folded, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        x, folded, mean, scale = ctx.saved_tensors
+        rows = grad.flatten(0, -2)
+        dweight = (rows.mT @ x.flatten(0, -2)).to(scale.dtype)
+        dweight.addr_(rows.sum(0, dtype=scale.dtype), mean, alpha=-1).mul_(scale)
+        return grad @ folded if ctx.needs_input_grad[0] else None, dweight, None, None
 
 
 class Down(nn.Linear):
@@ -37,10 +62,10 @@ class Down(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, N, d)` -> `(B, N, W)`."""
-        if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.weight.dtype)
-        weight = self.weight * self.scale  # (W, d)
-        return F.linear(x, weight, -(weight @ self.mean))
+        low = torch.is_autocast_enabled(x.device.type)
+        x = x.to(torch.get_autocast_dtype(x.device.type) if low else self.weight.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return _Standardised.apply(x, self.weight, self.mean, self.scale)
 
     def set(self, count: Tensor, total: Tensor, squares: Tensor) -> None:
         """Take the statistics from sums over tokens: their number `()`, and `(d,)` of x and of x squared."""

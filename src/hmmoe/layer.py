@@ -16,6 +16,7 @@ by E is ours.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from hmmoe.down import Down, standardise
 from hmmoe.errors import unknown
 from hmmoe.experts import EXPERTS, ChannelExperts
 from hmmoe.mixing import mix, spread
-from hmmoe.router import Router, Uniform
+from hmmoe.router import Losses, Router, Uniform
 
 DEFAULT_EXPERTS = {"affine": 2, "conditioned_affine": 2, "cross_attention": 1, "channel_attention": 1}
 ROUTERS = ("sample", "token", "uniform")
@@ -37,13 +38,25 @@ class Routing:
 
     Attributes:
         weights: per stream `(B, E)`, or `(B, N, E)` when routed per token; detached.
-        balance: scalar, the load-balancing loss of `router.Router`.
-        z: scalar, its z-loss.
+        losses: works out `balance` and `z`.
     """
 
     weights: dict[str, Tensor]
-    balance: Tensor
-    z: Tensor
+    losses: Losses
+
+    @cached_property
+    def _losses(self) -> tuple[Tensor, Tensor]:
+        return self.losses()
+
+    @property
+    def balance(self) -> Tensor:
+        """Scalar, the load-balancing loss of `router.Router`."""
+        return self._losses[0]
+
+    @property
+    def z(self) -> Tensor:
+        """Scalar, its z-loss."""
+        return self._losses[1]
 
 
 @dataclass
@@ -206,15 +219,15 @@ class HMMoELayer(nn.Module):
         routed = {m: z[m] for m in states}
         available = {m: self._available(m, seen, nothing) for m in routed}
         counted = {m: masks.get(m) for m in routed} if self.router.token else there
-        gates, balance, z_loss = self.router(everything, routed, available, counted)
+        gates, losses = self.router(everything, routed, available, counted)
         updates = {}
         for m in routed:
             told = [c[n] for n in self.others[m]] + ([] if whole is None else [whole])
             context = torch.cat(told, -1) if len(told) > 1 else told[0]
             context = F.dropout(context, self.dropout, self.training)
-            y = self._mix(m, split, context, gates[m].to(z[m].dtype), masks, seen, m in lead)  # (B, N, W)
+            y = self._mix(m, split, context, gates[m].to(z[m].dtype), masks, seen)  # (B, N, W)
             updates[m] = self._up(m, F.dropout(y, self.dropout, self.training), states[m], masks.get(m))
-        return updates, Routing({m: gate.detach() for m, gate in gates.items()}, balance, z_loss)
+        return updates, Routing({m: gate.detach() for m, gate in gates.items()}, losses)
 
     def _up(self, m: str, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
         update = (y @ self.up[m]).to(x.dtype)
@@ -236,13 +249,12 @@ class HMMoELayer(nn.Module):
 
     def _available(self, m: str, seen: Mapping[str, Tensor | None], nothing: Tensor) -> Tensor | None:
         """Experts with something to read, `(B, E)`: uni-modal ones, all where another is seen. None: all."""
+        others = [seen[n] for n in self.others[m] if n in seen]
+        known = [there for there in others if there is not None]
+        if len(known) < len(others):
+            return None
         anything = torch.zeros(len(nothing), dtype=torch.bool, device=nothing.device)
-        for n in self.others[m]:
-            if n not in seen:
-                continue
-            there = seen[n]
-            if there is None:
-                return None
+        for there in known:
             anything = anything | there
         return anything[:, None] | self.alone
 
@@ -254,21 +266,20 @@ class HMMoELayer(nn.Module):
         gate: Tensor,
         masks: Mapping[str, Tensor],
         seen: Mapping[str, Tensor | None],
-        causal: bool,
     ) -> Tensor:
         """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
         # 1 where all are used alike
         gate = sum(self.counts.values()) * (gate if gate.dim() == 3 else gate[:, None])
         gate = gate[..., None].expand(*gate.shape, self.rank).flatten(-2)  # (B, 1 or N, W)
         of_channels, *of_tokens = gate.split(self.pieces, -1)
-        ys = [self._tokens(m, i, z, masks, seen, causal) for i in range(len(of_tokens))]
+        ys = [self._tokens(m, i, z, masks, seen) for i in range(len(of_tokens))]
         if not self.channel_kinds:
             return mix(None, None, None, ys, of_tokens)
         scale, shift = self._channels(m, context)
         return mix(z[m][0], scale * of_channels, shift * of_channels, ys, of_tokens)
 
     def _group(self, m: str, kind: str) -> nn.Module:
-        return self.experts.get_submodule(f"{m}.{kind}")
+        return self.experts[m][kind]  # type: ignore[index]
 
     def _channels(self, m: str, context: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of all channel experts of stream m, each `(B, 1, n*r)`, from a `(B, context)`."""
@@ -286,24 +297,19 @@ class HMMoELayer(nn.Module):
         z: Mapping[str, tuple[Tensor, ...]],
         masks: Mapping[str, Tensor],
         seen: Mapping[str, Tensor | None],
-        causal: bool,
     ) -> Tensor:
-        """The i-th kind of token experts of stream m, reading the others side by side, `(B, N, n*r)`."""
+        """The i-th kind of token experts of stream m, reading the others, `(B, N, n*r)`."""
         own, others = z[m][1 + i], [n for n in self.others[m] if n in z]
         if not others:
             return torch.zeros_like(own)  # nothing to read: gate is zero
-        group = self._group(m, self.token_kinds[i])
-        read = torch.cat([z[n][1 + i] for n in others], 1) if len(others) > 1 else z[others[0]][1 + i]
-        if all(n not in masks and seen[n] is None for n in others):
-            return group(own, read, masks.get(m), None, causal)
         real = [self._seen_tokens(z[n][0], masks.get(n), seen[n]) for n in others]
-        mask = torch.cat(real, 1)
-        read_mask = mask | ~mask.any(-1, keepdim=True)  # no True: gate is zero
-        return group(own, read, masks.get(m), read_mask, causal)
+        return self._group(m, self.token_kinds[i])(own, [z[n][1 + i] for n in others], real)
 
     @staticmethod
-    def _seen_tokens(z: Tensor, mask: Tensor | None, seen: Tensor | None) -> Tensor:
-        """`(B, N)` bool."""
+    def _seen_tokens(z: Tensor, mask: Tensor | None, seen: Tensor | None) -> Tensor | None:
+        """`(B, N)` bool, or None for all."""
+        if mask is None and seen is None:
+            return None
         if mask is None:
             mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
         return mask if seen is None else mask & seen[:, None]

@@ -16,10 +16,12 @@ Auxiliary losses (to be added to the task's loss with a small weight):
     z         mean over samples of logsumexp(logits)^2 (ST-MoE, arXiv 2202.08906, eq. 5)
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+Losses = Callable[[], tuple[Tensor, Tensor]]  # balance and z
 
 
 class Router(nn.Module):
@@ -58,7 +60,7 @@ class Router(nn.Module):
         z: Mapping[str, Tensor],
         available: Mapping[str, Tensor | None],
         counted: Mapping[str, Tensor | None],
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    ) -> tuple[dict[str, Tensor], Losses]:
         """Weights of all streams' experts.
 
         Args:
@@ -69,8 +71,8 @@ class Router(nn.Module):
                 do.
 
         Returns:
-            stream -> `(B, E)` or `(B, N, E)` weights, zero for a sample without any available expert; the
-            balance loss and the z-loss, averaged over streams.
+            stream -> `(B, E)` or `(B, N, E)` weights, zero for a sample without any available expert; and
+            what works out the balance loss and the z-loss, averaged over streams, if they are wanted.
         """
         sensed = torch.tanh(self.sense(pooled))  # (B, hidden)
         logits = {m: self.rate[m](sensed) for m in z}  # (B, E)
@@ -84,17 +86,21 @@ class Router(nn.Module):
         if any(a is not None for a in available.values()):
             can = torch.cat([_as_rows(available[m], shape, rows) for m, shape in zip(z, shapes, strict=True)])
         weights, partition = masked_softmax(rows, can, self.top_k)
-        even = 1 / rows.shape[-1] if can is None else can / can.sum(-1, keepdim=True).clamp(min=1)
-        figures = torch.cat([weights - even, partition.square()[:, None]], -1).split(lengths)  # (R_m, E + 1)
-        means = torch.stack([_mean(f, counted[m]) for m, f in zip(z, figures, strict=True)])  # (M, E + 1)
-        balance = rows.shape[-1] * means[:, :-1].square().sum() / len(shapes)
-        z_loss = means[:, -1].mean()
+
+        def losses() -> tuple[Tensor, Tensor]:
+            even = 1 / rows.shape[-1] if can is None else can / can.sum(-1, keepdim=True).clamp(min=1)
+            figures = torch.cat([weights - even, partition.square()[:, None]], -1).split(lengths)
+            means = torch.stack([_mean(f, counted[m]) for m, f in zip(z, figures, strict=True)])  # (M, E + 1)
+            balance = rows.shape[-1] * means[:, :-1].square().sum() / len(shapes)
+            return balance, means[:, -1].mean()
+
         split = weights.split(lengths)
-        return {m: w.view(shape) for m, w, shape in zip(z, split, shapes, strict=True)}, balance, z_loss
+        return {m: w.view(shape) for m, w, shape in zip(z, split, shapes, strict=True)}, losses
 
 
 class Uniform(nn.Module):
-    """In the router's place, learning nothing: all available experts count alike. What routing is measured by.
+    """In the router's place, learning nothing: all available experts count alike: what routing is
+    measured by.
 
     Args and returns of `forward` are the `Router`'s; both losses are zero.
     """
@@ -111,7 +117,7 @@ class Uniform(nn.Module):
         z: Mapping[str, Tensor],
         available: Mapping[str, Tensor | None],
         counted: Mapping[str, Tensor | None],
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    ) -> tuple[dict[str, Tensor], Losses]:
         exact = torch.promote_types(pooled.dtype, torch.float32)
         weights = {}
         for m in z:
@@ -119,7 +125,7 @@ class Uniform(nn.Module):
             even = pooled.new_ones(len(pooled), self.experts) if can is None else can
             weights[m] = even.to(exact) / even.sum(-1, keepdim=True).clamp(min=1)  # (B, E)
         nothing = pooled.new_zeros((), dtype=exact)
-        return weights, nothing, nothing
+        return weights, lambda: (nothing, nothing)
 
 
 def masked_softmax(logits: Tensor, can: Tensor | None, top_k: int | None) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """What every group of experts has in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -46,22 +47,15 @@ class TokenExperts(Experts):
     """Experts that look at the tokens themselves."""
 
     @abstractmethod
-    def forward(
-        self,
-        own: Tensor,
-        read: Tensor,
-        own_mask: Tensor | None,
-        read_mask: Tensor | None,
-        causal: bool = False,
-    ) -> Tensor:
+    def forward(self, own: Tensor, read: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
         """The experts' outputs, before the gate.
 
         Args:
-            own: `(B, N, n * r)` low-rank states of the target stream.
-            read: `(B, K, n * r)` those of the other streams, one after the other along the tokens.
-            own_mask: `(B, N)` bool, True for real tokens, or None when all are.
-            read_mask: `(B, K)` the same for what is read; every row has at least one True.
-            causal: a token's output may depend on itself and what is read, on no other token of `own`.
+            own: `(B, N, n * r)` low-rank states of the target stream. A token's output must depend on no
+                other of them: the stream may be a text that is being written.
+            read: `(B, K_i, n * r)` of each of the other streams that are there, at least one.
+            masks: of each, `(B, K_i)` bool, True for tokens to read, or None when all are. Where a sample has
+                none at all the output counts for nothing, but must be finite.
 
         Returns:
             `(B, N, n * r)`.

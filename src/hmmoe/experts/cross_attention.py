@@ -2,16 +2,15 @@
 
     Y = softmax(Q K^T / sqrt(r)) V        Q = Z_m W_q,  K = Z_n W_k,  V = Z_n W_v,  r x r matrices
 
-with the tokens of all other streams n side by side as keys and values. Beyond `exact_tokens` keys the same
-attention goes through L latent tokens, the means A of L stretches of the queries, so that cost is linear in
-tokens on both sides (never for a causal stream, whose later tokens the means would show to earlier ones):
-
-    Y = softmax(Q A^T / sqrt(r)) [softmax(A K^T / sqrt(r)) V]
+with the tokens of all other streams n side by side as keys and values. A stream of more than `exact_tokens`
+tokens is read through L latent tokens, the means of L stretches of it, so that cost is linear in tokens.
 
 Source: the paper (arXiv 2503.20633) names the family; doing it in rank space is the paper's, the projections
-and the latents (as in agent attention, arXiv 2312.08874: no weight depends on a token count, none is idle on
-short streams) are our choice.
+and the latents are our choice: no weight depends on a token count, none is idle on short streams, and what a
+token learns does not depend on the other tokens of its own stream.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +23,8 @@ class CrossAttention(TokenExperts):
     """One head per expert; parameters `query`, `key` and `value`, each `(n, r, r)`.
 
     Args:
-        latents: number L of latent tokens.
-        exact_tokens: up to this many keys attention is exact; it also is when there are at most `latents`
-            queries.
+        latents: number L of latent tokens of a long stream.
+        exact_tokens: up to this many tokens a stream is read token by token.
     """
 
     def __init__(
@@ -38,41 +36,34 @@ class CrossAttention(TokenExperts):
             nn.Parameter(nn.init.normal_(torch.empty(count, rank, rank), std=rank**-0.5)) for _ in range(3)
         )
 
-    def forward(
-        self,
-        own: Tensor,
-        read: Tensor,
-        own_mask: Tensor | None,
-        read_mask: Tensor | None,
-        causal: bool = False,
-    ) -> Tensor:
-        z_m, z_n = self._heads(own), self._heads(read)  # (B, n, N, r), (B, n, K, r)
-        keys = None if read_mask is None else read_mask[:, None, None]  # (B, 1, 1, K)
-        # r x r matrices act on whichever side has fewer tokens: (Z W_q)(Z' W_k)^T = (Z W_q W_k^T) Z'^T
-        if causal or z_n.shape[2] <= self.exact_tokens or z_m.shape[2] <= self.latents:
-            asked = z_m @ (self.query @ self.key.mT)
-            y = F.scaled_dot_product_attention(asked, z_n, z_n, keys) @ self.value
-        else:
-            means, filled = self._stretch_means(z_m, own_mask)  # (B, n, L, r), (B, 1, 1, L)
-            a = means @ self.query
-            answers = F.scaled_dot_product_attention(a @ self.key.mT, z_n, z_n, keys) @ self.value
-            y = F.scaled_dot_product_attention(z_m, a @ self.query.mT, answers, filled)
+    def forward(self, own: Tensor, read: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
+        short = [self._condense(z, mask) for z, mask in zip(read, masks, strict=True)]
+        known = torch.cat([z for z, _ in short], 1) if len(short) > 1 else short[0][0]
+        seen = None
+        if any(mask is not None for mask in masks):
+            there = [z.new_ones(z.shape[:2], dtype=torch.bool) if mask is None else mask for z, mask in short]
+            seen = torch.cat(there, 1)
+            # a sample with nothing to read: its gate is zero, but its softmax must not be NaN
+            seen = (seen | ~seen.any(-1, keepdim=True))[:, None, None]  # (B, 1, 1, K)
+        z_n = self._heads(known)  # (B, n, K, r)
+        # both r x r matrices act on the side with few tokens: (Z W_q)(Z' W_k)^T = Z (Z' W_k W_q^T)^T
+        keys, values = z_n @ (self.key @ self.query.mT), z_n @ self.value
+        y = F.scaled_dot_product_attention(self._heads(own), keys, values, seen)
         return y.transpose(1, 2).flatten(2)  # (B, N, n*r)
 
     def _heads(self, z: Tensor) -> Tensor:
         """`(B, N, n*r)` -> `(B, n, N, r)`."""
         return z.unflatten(-1, (self.count, self.rank)).transpose(1, 2)
 
-    def _stretch_means(self, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Means over the real tokens of L stretches, `(B, n, L, r)`; which hold any, `(B, 1, 1, L)`."""
-        flat = z.flatten(0, 1).transpose(1, 2)  # (B*n, r, N)
+    def _condense(self, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Means over the real tokens of L stretches, `(B, L, n*r)`, and which hold any, `(B, L)`."""
+        if z.shape[1] <= max(self.exact_tokens, self.latents):
+            return z, mask
+        if mask is None and z.shape[1] % self.latents == 0:
+            return z.unflatten(1, (self.latents, -1)).mean(2), None
         if mask is None:
-            return F.adaptive_avg_pool1d(flat, self.latents).transpose(1, 2).unflatten(0, z.shape[:2]), None
-        real = mask[:, None].to(z.dtype)  # (B, 1, N)
-        share = F.adaptive_avg_pool1d(real, self.latents)[:, :, None].transpose(2, 3)  # (B, 1, L, 1)
-        sums = F.adaptive_avg_pool1d(flat * real.repeat_interleave(self.count, 0), self.latents)
-        means = sums.transpose(1, 2).unflatten(0, z.shape[:2]) / share.clamp(min=1 / z.shape[2])
-        filled = (share > 0).transpose(2, 3)  # (B, 1, 1, L)
-        return means, filled | ~filled.any(
-            -1, keepdim=True
-        )  # a missing stream asks nothing, but must not turn into NaN
+            return F.adaptive_avg_pool1d(z.mT, self.latents).mT, None
+        real = mask[:, None].to(z.dtype)  # (B, 1, K)
+        share = F.adaptive_avg_pool1d(real, self.latents).mT  # (B, L, 1)
+        sums = F.adaptive_avg_pool1d(z.mT * real, self.latents).mT
+        return sums / share.clamp(min=1 / z.shape[1]), share[..., 0] > 0

@@ -55,7 +55,7 @@ class CrossLayer(nn.Module):
             if weight is not None:
                 weights[m] = weight.detach()
         none = next(iter(updates.values())).new_zeros((), dtype=torch.float32)
-        return updates, Routing(weights, none, none)
+        return updates, Routing(weights, lambda: (none, none))
 
 
 class Reader(nn.Module):
