@@ -64,6 +64,10 @@ def test_save_and_load_through_peft_and_through_us(tmp_path):
         "adapter_config.json",
         "adapter_model.safetensors",
     }
+    card = (tmp_path / "README.md").read_text()
+    assert "tags:\n- hmmoe" in card
+    assert "streams image, text" in card
+    assert model.parameter_report() in card
     same(answer(hmmoe.from_pretrained(pair(), tmp_path)), learned)
     same(answer(PeftModel.from_pretrained(pair(), tmp_path)), learned)
     again = hmmoe.from_pretrained(pair(), tmp_path, is_trainable=True)

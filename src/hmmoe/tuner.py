@@ -253,6 +253,22 @@ class HMMoEPeftModel(PeftModel):
         """Print the four counts and the share adapters / (backbones + adapters)."""
         print(self.parameter_report())
 
+    def create_or_update_model_card(self, output_dir: str) -> None:
+        """PEFT's card, with the tag hmmoe and, where PEFT leaves a gap for a summary, ours."""
+        from huggingface_hub import ModelCard
+
+        super().create_or_update_model_card(output_dir)
+        path = Path(output_dir) / "README.md"
+        card = ModelCard.load(path)
+        card.data.tags = sorted({*(card.data.tags or []), "hmmoe"})
+        streams = ", ".join(sorted(cast(HMMoEConfig, self.active_peft_config).depths or {}))
+        card.text = card.text.replace(
+            "<!-- Provide a quick summary of what the model is/does. -->",
+            f"HMMoE adapters for frozen encoders, streams {streams}: {self.parameter_report()}. "
+            "Load them with `hmmoe.from_pretrained(model, folder)`.",
+        )
+        card.save(path)
+
     def parameter_report(self) -> str:
         """The line that `print_trainable_parameters` prints."""
         counts = cast(HMMoEModel, self.base_model).parameter_counts()
