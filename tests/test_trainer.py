@@ -1,5 +1,7 @@
 """HMMoE under transformers' Trainer."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import Trainer
@@ -80,9 +82,22 @@ def test_bfloat16_autocast_trains(tmp_path, plain):
     assert trained(trainer(adapted(), tmp_path, bf16=True)) == pytest.approx(plain, rel=0.05)
 
 
-def test_compiled_blocks_change_nothing(tmp_path, plain):
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "aot_eager",
+        pytest.param(
+            "inductor",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler"),
+            ],
+        ),
+    ],
+)
+def test_compiled_blocks_change_nothing(tmp_path, plain, backend):
     model = adapted()
-    model.get_base_model().compile_blocks(backend="aot_eager")
+    model.get_base_model().compile_blocks(backend=backend)
     assert trained(trainer(model, tmp_path)) == pytest.approx(plain, rel=1e-5)
 
 
