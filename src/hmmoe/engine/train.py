@@ -78,6 +78,7 @@ def _fit(parts: Any, run: RunDir, test: bool, report: Report, shared: Path | Non
         memory.fill(trainer, (rows, validation), report)
         remembering = time.perf_counter() - began
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        peak = peak_mib()  # of training, before what is remembered is written for other runs
     best = trainer.best_step
     load_learning(parts.model, run.checkpoint(best) / WEIGHTS)
     curves = trainer.curves()
@@ -93,6 +94,7 @@ def _fit(parts: Any, run: RunDir, test: bool, report: Report, shared: Path | Non
         "seconds": seconds,
         "remember_seconds": round(remembering, 3),
         "rows_per_second": round(steps * options.batch_size / seconds, 2),
+        "peak_mib": peak,
     }
 
     def write(folder: Path) -> dict[str, Any]:
@@ -104,7 +106,6 @@ def _fit(parts: Any, run: RunDir, test: bool, report: Report, shared: Path | Non
             metrics["rows"]["test"] = len(evaluation.rows)
             metrics["skipped"] += getattr(evaluation.rows, "skipped", ())
             metrics["routing"] = evaluation.routing
-        metrics["peak_mib"] = peak_mib()
         metrics["curves"] = curves
         if evaluation is not None:
             from hmmoe.report import write_report
