@@ -218,8 +218,18 @@ class MultimodalModel(FrozenTowers):
                 tokens = tokens.unflatten(0, (batch, folds[m]))
                 mask = None if mask is None else mask.unflatten(0, (batch, folds[m]))
             states[name], masks[name] = tokens, mask
-        logits = self.head(states, masks)
+        return self._answer(states, masks, labels, output_states)
+
+    def _answer(
+        self,
+        states: dict[str, Tensor],
+        masks: dict[str, Tensor | None],
+        labels: Any,
+        output_states: bool,
+    ) -> MultimodalOutput:
+        """The head's logits and, with labels, its loss."""
         head: Any = self.head
+        logits = head(states, masks)
         loss = None if labels is None else head.loss(logits, labels)
         return MultimodalOutput(loss=loss, logits=logits, states=states if output_states else None)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 import toy
+from systems import words_folder
 from valor_reference import small_config
 
 from hmmoe.engine.assemble import assemble
@@ -51,9 +51,7 @@ TASKS[Drawn.name] = Drawn
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("words")
-    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder)
-    return str(folder)
+    return words_folder(tmp_path_factory, WORDS)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import BertTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 import toy
+from systems import four_steps, words_folder
 from valor_reference import small_config
 
 from hmmoe.engine.assemble import assemble
@@ -89,9 +89,7 @@ TASKS |= {task.name: task for task in (Asked, Apart, Picture)}
 
 @pytest.fixture(scope="session")
 def words(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("words")
-    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder)
-    return str(folder)
+    return words_folder(tmp_path_factory, WORDS)
 
 
 @pytest.fixture
@@ -119,15 +117,7 @@ def test_every_method_takes_steps_in_which_all_that_learns_has_a_gradient(task, 
     options = {} if method in ("full", "frozen") else {"rank": 2}
     parts = assemble(recipe(task, method={"name": method, **options}))
     model, inputs = parts.model.train(), batch(parts)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-    losses = []
-    for _ in range(4):
-        loss = model(**inputs).loss
-        loss.backward()
-        idle = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses, idle = four_steps(model, inputs)
     assert losses[-1] < losses[0]
     if method != "full":  # which trains the heads of pre-training too
         assert idle == set()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 import toy
+from systems import four_steps, words_folder
 
 from hmmoe.backbones.vlmo.convert import official_name
 from hmmoe.engine.assemble import assemble
@@ -52,9 +52,7 @@ TASKS["toy_pair"] = PairTask
 
 @pytest.fixture(scope="session")
 def words(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("words")
-    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder)
-    return str(folder)
+    return words_folder(tmp_path_factory, WORDS)
 
 
 @pytest.fixture
@@ -84,15 +82,7 @@ def test_every_method_takes_a_step_in_which_all_that_learns_has_a_gradient(task,
     options = {} if method in ("full", "frozen") else {"rank": 2}
     parts = assemble(recipe(task, method={"name": method, **options}))
     model, inputs = parts.model.train(), batch(parts)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-    losses = []
-    for _ in range(4):
-        loss = model(**inputs).loss
-        loss.backward()
-        idle = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses, idle = four_steps(model, inputs)
     assert losses[-1] < losses[0]
     if method != "full":  # which trains the feed-forward experts of single modalities too
         assert idle == set()

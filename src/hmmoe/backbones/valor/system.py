@@ -104,10 +104,7 @@ class ValorStreams(MultimodalModel):
             if role != "text" and m not in self.given:  # a picture
                 x, mask = x[:, 0], None if mask is None else mask[:, 0]
             states[m], masks[m] = x, mask
-        logits = self.head(states, masks)
-        head: Any = self.head
-        loss = None if labels is None else head.loss(logits, labels)
-        return MultimodalOutput(loss=loss, logits=logits, states=states if output_states else None)
+        return self._answer(states, masks, labels, output_states)
 
     def _remembering(self, index: Tensor | None, towers: list[str]) -> Any:
         return nullcontext() if self.prefix_cache is None else self.prefix_cache.batch(index, towers)

@@ -91,10 +91,7 @@ class VlmoStreams(MultimodalModel):
         masks: dict[str, Tensor | None] = dict.fromkeys(states)
         if words.get("attention_mask") is not None:
             masks[self.text] = words["attention_mask"].bool().repeat(1, turns)
-        logits = self.head(states, masks)
-        head: Any = self.head
-        loss = None if labels is None else head.loss(logits, labels)
-        return MultimodalOutput(loss=loss, logits=logits, states=states if output_states else None)
+        return self._answer(states, masks, labels, output_states)
 
     def _run(self, given: Mapping[str, Any], index: Tensor | None) -> Any:
         call = partial(self.towers["sequence"], **given)

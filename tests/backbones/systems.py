@@ -1,0 +1,25 @@
+"""What the tests of systems by recipe (VLMo, VALOR) share: a folder of words and a few steps of training."""
+
+import torch
+from transformers import BertTokenizer
+
+
+def words_folder(tmp_path_factory, words):
+    """The path of a saved tokenizer of these words."""
+    folder = tmp_path_factory.mktemp("words")
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
+    return str(folder)
+
+
+def four_steps(model, inputs):
+    """Losses of four steps on one batch, and what should learn but had no gradient in the last."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    losses = []
+    for _ in range(4):
+        loss = model(**inputs).loss
+        loss.backward()
+        idle = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, idle
