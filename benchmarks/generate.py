@@ -5,10 +5,11 @@
 avs_s4, avs_ms3   Two shapes, a disc and a square, move; a disc hums low, a square high. The mask is of what
                   sounds: in S4 one of the two for all 5 s, in MS3 any of them, second by second. Who does not
                   hear can at best mask both, who does not see cannot know where.
-avqa              Two of four instruments, each with its shape and pitch, one at the left, one at the right,
-                  one 12 dB louder. Three questions in five ask where the louder one is, which takes both
-                  senses; one in five each asks where an instrument is (sight) and whether it is the louder
-                  (hearing). One sense answers 60 %.
+avqa              Instruments have a shape and a pitch. Three questions in five are on videos that show one of
+                  four and sound like one of four, half of them the same: is this sound from the instrument in
+                  the video? It takes both senses. The others show and sound two, one at the left, one at the
+                  right, one 12 dB louder: where is an instrument (sight), is it the louder (hearing)? One
+                  sense answers 60 %.
 
 Colours, sizes, speeds, pitches within a fifth of an octave, levels and noise are drawn at random and tell
 nothing.
@@ -117,53 +118,67 @@ def avqa(folder: Path, counts: Sequence[int], side: int = 64, seconds: int = 10,
         for question in range(count):
             rng = np.random.default_rng([seed, number, question])
             video = f"{number + 1}{question:07d}"
-            names = rng.permutation(list(INSTRUMENTS))[:2].tolist()  # at the left, at the right
-            loud = int(rng.integers(2))
-            _avqa_video(folder, video, names, loud, side, seconds, rng)
-            entries.append({"video_id": video, "question_id": question, **_ask(names, loud, rng)})
+            entry, seen, heard = _ask(rng)
+            _avqa_video(folder, video, seen, heard, side, seconds, rng)
+            entries.append({"video_id": video, "question_id": question, **entry})
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"avqa-{split}.json").write_text(json.dumps(entries, indent=1))
     return folder
 
 
-def _ask(names: list[str], loud: int, rng: np.random.Generator) -> dict[str, object]:
-    """Type, question and answer."""
-    asked, where = int(rng.integers(2)), ("left", "right")
+def _ask(rng: np.random.Generator) -> tuple[dict[str, object], list[str], list[str]]:
+    """Question with its answer, instruments seen from left to right, those heard, the loudest first."""
+    one, other = rng.permutation(list(INSTRUMENTS))[:2].tolist()
+    asked, turned = bool(rng.integers(2)), bool(rng.integers(2))
+    seen = heard = [one, other]
     values: list[str] = []
     kind = rng.choice(3, p=(0.6, 0.2, 0.2))
     if kind == 0:
-        pair, content, answer = ("Audio-Visual", "Location"), "Where is the loudest instrument?", where[loud]
+        pair, content = ("Audio-Visual", "Existential"), "Is this sound from the instrument in the video?"
+        answer, seen, heard = "yes" if asked else "no", [one], [one if asked else other]
     elif kind == 1:
-        pair, content, answer = ("Visual", "Location"), "Where is the <Object>?", where[asked]
-        values = [names[asked]]
+        pair, content, values = ("Visual", "Location"), "Where is the <Object>?", [one if asked else other]
+        answer, heard = "left" if asked else "right", [one, other][:: -1 if turned else 1]
     else:
         pair, content = ("Audio", "Comparative"), "Is the <Object> louder than the <Object>?"
-        values, answer = [names[asked], names[1 - asked]], "yes" if asked == loud else "no"
-    return {
+        values = [one, other] if asked else [other, one]
+        answer, seen = "yes" if asked else "no", [one, other][:: -1 if turned else 1]
+    entry = {
         "type": json.dumps(pair),
         "question_content": content,
         "templ_values": json.dumps(values),
         "question_deleted": 0,
         "anser": answer,
     }
+    return entry, seen, heard
 
 
 def _avqa_video(
-    folder: Path, video: str, names: list[str], loud: int, side: int, seconds: int, rng: np.random.Generator
+    folder: Path,
+    video: str,
+    seen: list[str],
+    heard: list[str],
+    side: int,
+    seconds: int,
+    rng: np.random.Generator,
 ) -> None:
-    kinds = [INSTRUMENTS[name] for name in names]
     level = rng.uniform(0.05, 0.12)
-    wave = sum(hum(k, seconds, rng) * (level if i == loud else level / 4) for i, k in enumerate(kinds))
-    wave = wave + 0.002 * rng.standard_normal(seconds * RATE)
+    levels = (level, level / 4)
+    hums = [hum(INSTRUMENTS[name], seconds, rng) * at for name, at in zip(heard, levels, strict=False)]
+    wave = np.sum(hums, axis=0) + 0.002 * rng.standard_normal(seconds * RATE)
     frames = folder / "frames" / video
     for path in (frames, folder / "raw_audio"):
         path.mkdir(parents=True, exist_ok=True)
     (folder / "raw_audio" / f"{video}.wav").write_bytes(wav(wave.astype(np.float32), RATE))
-    radius, colours = rng.uniform(0.15, 0.2, 2) * side, rng.integers(130, 256, (2, 3), dtype=np.uint8)
-    centre = np.array([[0.25, 0.5], [0.75, 0.5]]) * side
+    count = len(seen)
+    radius, colours = rng.uniform(0.15, 0.2, count) * side, rng.integers(130, 256, (count, 3), dtype=np.uint8)
+    centre = np.array([[0.25, 0.5], [0.75, 0.5]] if count == 2 else [[0.5, 0.5]]) * side
     for second in range(seconds):
-        xy = centre + rng.uniform(-0.03, 0.03, (2, 2)) * side
-        shapes = [shape_mask(k, side, p[0], p[1], r) for k, p, r in zip(kinds, xy, radius, strict=True)]
+        xy = centre + rng.uniform(-0.03, 0.03, (count, 2)) * side
+        shapes = [
+            shape_mask(INSTRUMENTS[name], side, p[0], p[1], r)
+            for name, p, r in zip(seen, xy, radius, strict=True)
+        ]
         Image.fromarray(paint(shapes, colours, rng)).save(frames / f"{second + 1:08d}.jpg", quality=92)
 
 

@@ -13,6 +13,13 @@ def test_rows_pair_a_picture_with_its_first_caption_and_that_ones_speech(tmp_pat
     assert row["speech"][1] == 16000
 
 
+def test_training_rows_are_all_captions_of_which_only_the_first_is_spoken(tmp_path):
+    rows = Flickr8k(flickr8k(tmp_path)).dataset("train")
+    assert [rows[i]["label"] for i in range(4)] == [0, 0, 1, 1]
+    assert (rows[3]["text"], rows[3]["speech"]) == ("second", None)
+    assert rows[2]["speech"][1] == 16000
+
+
 def test_scores_are_of_the_whole_split_in_both_directions(tmp_path):
     task = Flickr8k(flickr8k(tmp_path))
     image = torch.eye(12)
@@ -27,7 +34,7 @@ def test_scores_are_of_the_whole_split_in_both_directions(tmp_path):
 
 def test_the_real_pack_has_the_documented_sizes(shared):
     task = Flickr8k(shared / "packs" / "flickr8k_1k")
-    assert [task.size(s) for s in ("train", "validation", "test")] == [700, 100, 200]
+    assert [task.size(s) for s in ("train", "validation", "test")] == [3500, 100, 200]
     row = task.dataset("validation")[0]
     assert min(row["image"].shape[:2]) == 128
     assert row["text"].endswith(".")

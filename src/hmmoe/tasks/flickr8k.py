@@ -3,7 +3,8 @@
     query = text and speech,  gallery = photographs,  see `hmmoe.tasks.joint_head`
 
 The photograph is one group and caption and speech another: groups never see each other, so a gallery is
-encoded once whatever is asked.
+encoded once whatever is asked. A training row is a photograph with one of its captions; only the first is
+spoken, rows of the others have no speech. A test row is a photograph, its first caption and the speech.
 Headline: `mean_recall`, the mean of R@1, R@5 and R@10 in both directions, over the whole split.
 """
 
@@ -32,7 +33,7 @@ class Flickr8kOptions(Options):
 
 
 class Flickr8k(Task):
-    """Image, first caption and its speech; the label is the row's number."""
+    """Image, caption and the speech of first captions; the label is the photograph's number."""
 
     name = "flickr8k"
     streams: ClassVar = {"image": "image", "text": "text", "speech": "audio"}
@@ -45,15 +46,25 @@ class Flickr8k(Task):
         return {split: table(self.folder() / f"{split}.parquet") for split in SPLITS}
 
     def size(self, split: str) -> int:
-        return len(self.tables[split])
+        return len(self.captions[split])
+
+    @cached_property
+    def captions(self) -> dict[str, list[tuple[int, int]]]:
+        """Split -> (photograph, which of its captions) of each row."""
+        used = {split: None if split == "train" else 1 for split in SPLITS}
+        return {
+            split: [(i, c) for i, texts in enumerate(table_.captions) for c in range(len(texts[: used[split]]))]
+            for split, table_ in self.tables.items()
+        }
 
     def read(self, split: str, row: int) -> dict[str, Any]:
-        q = self.tables[split].iloc[row]
+        photograph, caption = self.captions[split][row]
+        q = self.tables[split].iloc[photograph]
         return {
             "image": decode_image(q.image, f"image {q.image_id}"),
-            "text": q.captions[0],
-            "speech": decode_audio(q.speech, f"speech of {q.image_id}"),
-            "label": row,
+            "text": q.captions[caption],
+            "speech": None if caption else decode_audio(q.speech, f"speech of {q.image_id}"),
+            "label": photograph,
         }
 
     def head(self, widths: Mapping[str, int]) -> nn.Module:
@@ -71,12 +82,11 @@ class Flickr8k(Task):
 
     def show(self, row: Mapping[str, Any], logits: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         cosine = None if logits is None else (logits["query"].flatten() @ logits["image"].flatten()).item()
+        parts = [part("image", "png", png(row["image"])), part("text", "text", row["text"])]
+        if row["speech"] is not None:
+            parts.append(part("speech", "wav", wav(*row["speech"])))
         return {
-            "parts": [
-                part("image", "png", png(row["image"])),
-                part("text", "text", row["text"]),
-                part("speech", "wav", wav(*row["speech"])),
-            ],
+            "parts": parts,
             "target": None if row["label"] is None else "this photograph",
             "prediction": None if cosine is None else f"cosine {cosine:.2f} between query and photograph",
         }
