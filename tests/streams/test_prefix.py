@@ -135,3 +135,9 @@ def test_adapters_added_after_it_are_an_error():
 def test_only_a_container_has_prefixes_to_remember():
     with pytest.raises(ValueError, match="MultimodalModel"):
         PrefixCache(torch.nn.Linear(1, 1))
+
+
+def test_a_memory_cut_short_is_refused(tmp_path):
+    (tmp_path / "known.safetensors").write_bytes(b"\x10")
+    with pytest.raises(ValueError, match=r"known.safetensors is cut short"):
+        PrefixCache(pair()).load(tmp_path / "known.safetensors")

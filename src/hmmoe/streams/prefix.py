@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from hmmoe.streams.intercept import intercept, release
 from hmmoe.streams.lockstep import STREAM
 from hmmoe.streams.points import find_blocks
+from hmmoe.weights import check_safetensors
 
 
 class PrefixCache:
@@ -109,7 +110,12 @@ class PrefixCache:
         """Remember what `save` wrote, for the same towers, inputs, precision and `blocks`: the caller's word.
 
         The first batch still runs whole, to show how the blocks' outputs are built.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it is cut short or no safetensors file.
         """
+        check_safetensors(Path(path))
         tensors = load_file(str(path))
         for stream, prefix in self.prefixes.items():
             index = tensors.get(f"{stream}.index")
