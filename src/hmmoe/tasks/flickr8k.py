@@ -51,11 +51,11 @@ class Flickr8k(Task):
     @cached_property
     def captions(self) -> dict[str, list[tuple[int, int]]]:
         """Split -> (photograph, which of its captions) of each row."""
-        used = {split: None if split == "train" else 1 for split in SPLITS}
-        return {
-            split: [(i, c) for i, texts in enumerate(table_.captions) for c in range(len(texts[: used[split]]))]
-            for split, table_ in self.tables.items()
-        }
+        found = {}
+        for split, frame in self.tables.items():
+            used = None if split == "train" else 1
+            found[split] = [(i, c) for i, texts in enumerate(frame.captions) for c in range(len(texts[:used]))]
+        return found
 
     def read(self, split: str, row: int) -> dict[str, Any]:
         photograph, caption = self.captions[split][row]
