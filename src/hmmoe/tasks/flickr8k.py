@@ -54,7 +54,8 @@ class Flickr8k(Task):
         found = {}
         for split, frame in self.tables.items():
             used = None if split == "train" else 1
-            found[split] = [(i, c) for i, texts in enumerate(frame.captions) for c in range(len(texts[:used]))]
+            counts = [len(texts[:used]) for texts in frame.captions]
+            found[split] = [(i, c) for i, count in enumerate(counts) for c in range(count)]
         return found
 
     def read(self, split: str, row: int) -> dict[str, Any]:
