@@ -101,6 +101,7 @@ def test_a_variant_is_the_recipe_s_method_with_some_options_changed(recipe):
         variants={
             "even": {"router": "uniform", "learning_rate": 0.5},
             "small": {"budget": 0.1},
+            "deaf": {"leave_out": ["audio"]},
             "large": {"rank": 2},
             "other": {"name": "lora"},
             "lora": {},
@@ -109,6 +110,8 @@ def test_a_variant_is_the_recipe_s_method_with_some_options_changed(recipe):
     even = recipe_for(own, "even", budget=0.3)
     assert even.method == own.method | {"budget": 0.3, "router": "uniform"}
     assert (even.train.learning_rate, even.variants) == (0.5, {})
+    deaf = recipe_for(own, "deaf", budget=0.3)
+    assert (deaf.leave_out, deaf.method) == (["audio"], own.method | {"budget": 0.3})
     small = recipe_for(own, "small", budget=0.3)
     assert small.method["budget"] == 0.1
     assert small.train.learning_rate == own.train.learning_rate

@@ -152,7 +152,7 @@ def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Reci
 
 
 def _variant(recipe: Recipe, name: str) -> Recipe:
-    """`recipe` with the options of its method, or its learning rate, that the variant changes."""
+    """`recipe` with the options of its method, its learning rate or leave_out, that the variant changes."""
     if name in METHODS:
         raise ValueError(f"variant {name!r} has the name of a method; choose another")
     changes = dict(recipe.variants[name])
@@ -161,6 +161,7 @@ def _variant(recipe: Recipe, name: str) -> Recipe:
             raise ValueError(f"variant {name!r} {why}; remove its {key}")
     tree = copy.deepcopy(recipe.to_dict()) | {"variants": {}}
     tree["train"]["learning_rate"] = changes.pop("learning_rate", recipe.train.learning_rate)
+    tree["leave_out"] = changes.pop("leave_out", recipe.leave_out)
     tree["method"] |= changes
     return Recipe.from_dict(tree)
 
