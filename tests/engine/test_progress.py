@@ -49,3 +49,12 @@ def test_two_runs_show_phase_loss_metric_rate_and_time_left(terminal, monkeypatc
     ):
         assert words in text
     assert terminal or "s left" in text
+
+
+def test_reports_that_were_held_up_and_come_at_once_hardly_change_the_rate(monkeypatch):
+    times = iter([0.0, 1.0, 2.0, 3.0, 3.0, 3.0])  # a row a second, then three reports at once
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    rate = progress._Rate()
+    got = [rate({"phase": "train", "step": s, "steps": 9, "rows": 1}) for s in range(1, 7)]
+    assert got[3] == pytest.approx(1.0)
+    assert 1.0 < got[-1] < 1.5

@@ -90,23 +90,25 @@ class Display:
 
 
 class _Rate:
-    """Rows per second, smoothed, from reports as they come."""
+    """Rows per second from reports as they come.
+
+    What is smoothed is seconds per row, so that reports that were held up and come at once change little.
+    """
 
     def __init__(self) -> None:
         self.last: tuple[float, int, str] | None = None
-        self.value = 0.0
+        self.pace = 0.0  # seconds per row; 0 while unknown
 
     def __call__(self, state: dict[str, Any]) -> float:
-        if "step" not in state:
-            return self.value
-        now, step, phase = time.monotonic(), state["step"], state["phase"]
-        if self.last and self.last[2] == phase and step > self.last[1]:
-            new = (step - self.last[1]) * state["rows"] / max(now - self.last[0], 1e-6)
-            self.value = 0.9 * self.value + 0.1 * new if self.value else new
-        elif self.last and self.last[2] != phase:
-            self.value = 0.0
-        self.last = (now, step, phase)
-        return self.value
+        if "step" in state:
+            now, step, phase = time.monotonic(), state["step"], state["phase"]
+            if self.last and self.last[2] == phase and step > self.last[1]:
+                new = max(now - self.last[0], 1e-6) / ((step - self.last[1]) * state["rows"])
+                self.pace = 0.9 * self.pace + 0.1 * new if self.pace else new
+            elif self.last and self.last[2] != phase:
+                self.pace = 0.0
+            self.last = (now, step, phase)
+        return 1 / self.pace if self.pace else 0.0
 
 
 def _words(state: dict[str, Any], speed: float) -> str:
