@@ -70,6 +70,26 @@ def test_windows_go_from_the_start_to_the_end_as_lavish_takes_them():
     assert [piece.tolist() for piece, _ in windows(wave[:3], 10, 2, 0.5)] == [[0, 1, 2, 0, 0]] * 2
 
 
+@pytest.mark.parametrize("inside", ["", "data/AVQA"])
+def test_the_folders_of_dg_sct_hold_the_same_rows(root, tmp_path, inside):
+    home, ours = tmp_path / inside, AVQA(root, segments=2).read("train", 0)
+    (home / "json").mkdir(parents=True)
+    for file in root.glob("avqa-*.json"):
+        shutil.copy(file, home / "json")
+    shutil.copytree(root / "frames", home / "frames")
+    (home / "audio_wave").mkdir()
+    for video in (root / "raw_audio").iterdir():
+        pieces = np.arange(2, dtype=np.float32).repeat(32000)  # of each second of theirs, one after the other
+        np.save(home / "audio_wave" / f"{video.stem}.npy", pieces)
+    theirs = AVQA(tmp_path, segments=2).read("train", 0)
+    assert (theirs["video"] == ours["video"]).all()
+    assert (theirs["text"], theirs["label"].tolist()) == (ours["text"], ours["label"].tolist())
+    assert [(set(wave.tolist()), len(wave), rate) for wave, rate in theirs["audio"]] == [
+        ({0.0}, 32000, 32000),
+        ({1.0}, 32000, 32000),
+    ]
+
+
 def test_scores_are_by_type_and_pooled_over_questions(root):
     task = AVQA(root, segments=2)
     labels = torch.as_tensor(np.stack([row["label"] for row in task.dataset("test")]))
@@ -181,6 +201,7 @@ def test_an_unknown_answer_type_or_slot_breaks_its_row_only(root, tmp_path):
         (lambda e: e.append(e[0]), r"entry 7 lists question 0 for the second time"),
         (lambda e: e[1].pop("anser"), r"entry 2 lacks anser; it should hold video_id, .*, anser"),
         (lambda e: e.append("x"), r"entry 7 lacks video_id"),
+        (lambda e: e[2].update(question_id="q3"), r"entry 3 has the question_id 'q3', it should be a number"),
     ],
 )
 def test_entries_that_are_wrong_are_named(root, tmp_path, change, said):

@@ -240,8 +240,13 @@ class AVQA(Task):
 
 
 def windows(wave: np.ndarray, rate: int, count: int, seconds: float) -> list[tuple[np.ndarray, int]]:
-    """`count` pieces of that length, the first at the start, the last near the end; ended with silence."""
+    """`count` pieces of that length, the first at the start, the last near the end; ended with silence.
+
+    A waveform of exactly that length in all holds the pieces already, one after the other.
+    """
     length = round(seconds * rate)
+    if len(wave) == count * length:
+        return [(piece, rate) for piece in wave.reshape(count, length)]
     last = max(len(wave) - round((seconds + 0.1) * rate), 0)  # the 0.1 s as in LAVISH
     starts = np.linspace(0, last, count, dtype=int)
     pieces = [wave[start : start + length] for start in starts]

@@ -1,7 +1,8 @@
 """MUSIC-AVQA (Li et al., CVPR 2022): 45,867 questions on 9,288 videos of people playing, 60 s each.
 
 `avqa-train.json`, `avqa-val.json`, `avqa-test.json` (in the folder itself, in `json` or in `json_update`) are
-lists of `{video_id, question_id, type, question_content, templ_values, anser}`; the last is spelt so.
+lists of `{video_id, question_id, type, question_content, templ_values, anser}`; the last is spelt so. The
+.npy waveforms of DG-SCT and AVMoE hold ten pieces of one second of a video.
 """
 
 import json
@@ -33,9 +34,15 @@ class AVQASet(DataSet):
 
     name = "avqa"
     title = "MUSIC-AVQA"
-    frames = ("frames/{id}", "avqa-frames-1fps/{id}", "data/frames/{id}")
+    frames = ("frames/{id}", "avqa-frames-1fps/{id}", "data/frames/{id}", "data/AVQA/frames/{id}")
     picture = "{number:08d}.jpg"
-    audio = ("raw_audio/{id}.wav", "audio/{id}.wav", "audio_wave/{id}.npy", "data/audio_wave/{id}.npy")
+    audio = (
+        "raw_audio/{id}.wav",
+        "audio/{id}.wav",
+        "audio_wave/{id}.npy",
+        "data/audio_wave/{id}.npy",
+        "data/AVQA/audio_wave/{id}.npy",
+    )
     video = (
         "videos/{id}.mp4",
         "video/{id}.mp4",
@@ -45,7 +52,15 @@ class AVQASet(DataSet):
     times: ClassVar = tuple(second + 0.5 for second in range(SECONDS))
     seconds = SECONDS
     official: ClassVar = {"train": 32087, "validation": 4595, "test": 9185}
-    inside: ClassVar = ("", "json", "json_update", "data/json", "data/json_update")
+    inside: ClassVar = (
+        "",
+        "json",
+        "json_update",
+        "data/json",
+        "data/json_update",
+        "data/AVQA/json",
+        "data/AVQA/json_update",
+    )
 
     def annotations(self, root: Path) -> list[Path]:
         return [self.file(root, split) for split in SPLIT_FILES]
@@ -77,6 +92,8 @@ class AVQASet(DataSet):
                     f"{path} entry {number} lacks {lacking[0]}; it should hold {', '.join(KEYS)}"
                 )
             video, key, *rest = (entry[k] for k in KEYS)
+            if not str(key).isdecimal():
+                raise ValueError(f"{path} entry {number} has the question_id {key!r}, it should be a number")
             if key in found:
                 raise ValueError(f"{path} entry {number} lists question {key} for the second time")
             found[key] = Question(str(video), int(key), *map(str, rest))
