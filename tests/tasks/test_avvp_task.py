@@ -29,22 +29,33 @@ def prepared(raw, tmp_path_factory):
 
 
 @pytest.fixture
+def han(prepared, tmp_path):
+    """Tables in data/, media in LLP_dataset/, waveforms of 32 kHz."""
+    return _moved(prepared, tmp_path, tmp_path / "data", tmp_path / "LLP_dataset")
+
+
+@pytest.fixture
 def dg_sct(prepared, tmp_path):
-    """As DG-SCT and AVMoE keep it: tables in data/, media in LLP_dataset/, waveforms of 32 kHz."""
+    """As DG-SCT and AVMoE keep it: tables in data/AVVP/, media in its LLP_dataset/, waveforms of 32 kHz."""
+    home = tmp_path / "data" / "AVVP"
+    return _moved(prepared, tmp_path, home, home / "LLP_dataset")
+
+
+def _moved(prepared, root, tables, media):
     import soundfile
 
-    (tmp_path / "data").mkdir()
+    tables.mkdir(parents=True)
     for table in prepared.glob("*.csv"):
-        shutil.copy(table, tmp_path / "data")
-    shutil.copytree(prepared / "frame", tmp_path / "LLP_dataset" / "frame")
-    (tmp_path / "LLP_dataset" / "wave").mkdir()
+        shutil.copy(table, tables)
+    shutil.copytree(prepared / "frame", media / "frame")
+    (media / "wave").mkdir()
     for file in (prepared / "audio").iterdir():
         wave = soundfile.read(file, dtype="float32")[0]
-        np.save(tmp_path / "LLP_dataset" / "wave" / f"{file.stem}.npy", np.repeat(wave, 2))
-    return tmp_path
+        np.save(media / "wave" / f"{file.stem}.npy", np.repeat(wave, 2))
+    return root
 
 
-@pytest.mark.parametrize("layout", ["raw", "prepared", "dg_sct"])
+@pytest.mark.parametrize("layout", ["raw", "prepared", "han", "dg_sct"])
 def test_rows_are_the_same_in_every_layout(layout, request):
     task = AVVP(request.getfixturevalue(layout))
     assert [task.size(split) for split in ("train", "validation", "test")] == [3, 2, 2]
@@ -204,7 +215,7 @@ def test_a_table_that_is_wrong_names_file_and_line(broken, file, old, new, said)
     path.write_text(path.read_text().replace(old, new))
     task = AVVP(broken)
     with pytest.raises(ValueError, match=said.replace("..", r"\.\.")):
-        task.dataset("train"), task.dataset("validation")[0]
+        task.dataset("train"), task.dataset("validation")
 
 
 def test_a_table_or_clip_that_is_gone_is_named(broken):
@@ -214,7 +225,7 @@ def test_a_table_or_clip_that_is_gone_is_named(broken):
         rows[0]
     (broken / "AVVP_eval_visual.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"AVVP_eval_visual\.csv, a table of LLP, does not exist in"):
-        AVVP(broken).dataset("test")[0]
+        AVVP(broken).dataset("validation")  # before any row is read
 
 
 def test_a_video_shorter_than_its_events_contradicts_them(tmp_path):

@@ -54,7 +54,12 @@ class LLPSet(DataSet):
 
     name = "llp"
     title = "LLP"
-    frames = ("frame/{id}", "LLP_dataset/frame/{id}", "data/LLP_dataset/frame/{id}")
+    frames = (
+        "frame/{id}",
+        "LLP_dataset/frame/{id}",
+        "data/LLP_dataset/frame/{id}",
+        "data/AVVP/LLP_dataset/frame/{id}",
+    )
     picture = "{number:08d}.jpg"
     audio = (
         "audio/{id}.wav",
@@ -62,12 +67,13 @@ class LLPSet(DataSet):
         "wave/{id}.npy",
         "LLP_dataset/wave/{id}.npy",
         "data/LLP_dataset/wave/{id}.npy",
+        "data/AVVP/LLP_dataset/wave/{id}.npy",
     )
     video = ("video/{id}.mp4", "video/{file}.mp4", "LLP_dataset/video/{id}.mp4", "videos/{id}.mp4")
     times: ClassVar = tuple(second + 0.5 for second in range(SECONDS))
     seconds = SECONDS
     official: ClassVar = {"train": 10000, "validation": 649, "test": 1200}
-    inside: ClassVar = ("", "data", "LLP_dataset", "data/LLP_dataset")
+    inside: ClassVar = ("", "data", "LLP_dataset", "data/LLP_dataset", "data/AVVP")
 
     def annotations(self, root: Path) -> list[Path]:
         return [self._file(root, name) for name in (*SPLIT_FILES.values(), *EVAL_FILES.values())]
