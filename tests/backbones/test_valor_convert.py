@@ -9,7 +9,7 @@ import torch
 from valor_reference import CLIP, Reference, official_shapes, official_state, small_config
 
 from hmmoe.backbones.valor import ValorConfig, ValorModel, VideoSwinConfig
-from hmmoe.backbones.valor.convert import resize_places
+from hmmoe.backbones.valor.convert import read_hps, resize_places
 
 
 @pytest.fixture(params=["clip", "swin"])
@@ -69,12 +69,21 @@ def test_save_and_load_is_bit_equal(config, tmp_path):
     assert torch.equal(a.logits["tva"], b.logits["tva"])
 
 
+# as VALOR-L was trained: each data set has counts of its own, and at the top stand the largest
+HYPERPARAMETERS = {
+    "use_task_prompt": True,
+    "data_cfg": {"train": [{"video_sample_num": 2, "audio_sample_num": 1}, {"video_sample_num": 1}]},
+    "video_sample_num": 2,
+    "audio_sample_num": 1,
+}
+
+
 def test_a_folder_with_hps(tmp_path):
     config = small_config("clip")
     state = official_state(config)
     folder(tmp_path, official_state(config, seed=5), step=99)
-    hps = {"use_task_prompt": True, "data_cfg": {"train": [{"video_sample_num": 2, "audio_sample_num": 1}]}}
-    folder(tmp_path, state, hps, step=100)
+    folder(tmp_path, state, HYPERPARAMETERS, step=100)
+    torch.save({"state": {}}, tmp_path / "ckpt" / "optimizer_step_101.pt")
     model, report = ValorModel.from_official(tmp_path, config, output_loading_info=True)
     assert torch.equal(model.cls.dense.weight, state["cls.dense.weight"])
     assert report.filled == ["video_memory.frame_embedding", "audio_memory.frame_embedding"]
@@ -84,6 +93,29 @@ def test_a_folder_with_hps(tmp_path):
         assert (got[:, trained:] == given[:, trained - 1 : trained]).all()
     same = ValorModel.from_official(tmp_path / "ckpt" / "model_step_100.pt", config)
     assert torch.equal(same.video_memory.frame_embedding, model.video_memory.frame_embedding)
+
+
+def test_a_fine_tuned_checkpoint_keeps_its_frame_table(tmp_path):
+    config = small_config("clip")
+    state = official_state(config)
+    ckpt = folder(tmp_path, state, HYPERPARAMETERS) / "ckpt"
+    (ckpt / "model_step_100.pt").rename(ckpt / "best_ret.pt")
+    model, report = ValorModel.from_official(ckpt / "best_ret.pt", config, output_loading_info=True)
+    assert report.filled == []
+    assert torch.equal(model.video_memory.frame_embedding, state["video_frame_embedding"])
+
+
+@pytest.mark.parametrize(
+    ("hps", "found"),
+    [
+        (HYPERPARAMETERS, {"use_task_prompt": True, "video_sample_num": 2, "audio_sample_num": 1}),
+        ({"data_cfg": HYPERPARAMETERS["data_cfg"]}, {"audio_sample_num": 1}),  # the frames are not agreed on
+        ({"seed": 50}, {}),
+    ],
+)
+def test_hps_are_those_of_the_run_or_those_that_all_data_sets_agree_on(hps, found, tmp_path):
+    (tmp_path / "hps.json").write_text(json.dumps(hps))
+    assert read_hps(tmp_path / "hps.json") == found
 
 
 def test_given_sample_counts_win_over_hps(tmp_path):

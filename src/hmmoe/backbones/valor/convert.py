@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 HEAD_WIDTH = 64  # of every attention head in CLIP, BERT and the audio encoder
 TYPES = "text.embeddings.token_type_embeddings.weight"
 PROMPT_KEY = "multimodal_encoder.embeddings.prompt_embedding.weight"
+COUNTS = ("video_sample_num", "audio_sample_num")  # of pre-training, in hps.json
+STEP = r"model_step_(\d+)"  # beside it lies optimizer_step_N
+HPS = ("use_task_prompt", *COUNTS)
 FRAME_KEYS = {"clip": "clip_model.visual.", "swin": "video_encoder."}
 
 # official name -> ours; every rule that fits is applied, in this order: prefixes, then parts of a layer
@@ -316,12 +319,16 @@ def config_from_state_dict(state: Mapping[str, Tensor], **options: Any) -> Valor
 
 
 def read_hps(path: Path) -> dict[str, Any]:
-    """Values of `log/hps.json` that matter here, at whatever depth the file keeps them.
+    """Values of `log/hps.json` that matter here.
+
+    The run's own values stand at the top; below, each of its data sets has its sample counts, of which the
+    top holds the largest. A value that is only below counts where all data sets agree.
 
     Returns:
-        use_task_prompt, video_sample_num and audio_sample_num, each where the file has one value for it.
+        use_task_prompt, video_sample_num and audio_sample_num, each where the file tells it.
     """
-    found: dict[str, set[Any]] = {}
+    hps = json.loads(path.read_text())
+    found: dict[str, set[Any]] = {name: set() for name in HPS}
 
     def walk(node: Any) -> None:
         if isinstance(node, list):
@@ -329,18 +336,20 @@ def read_hps(path: Path) -> dict[str, Any]:
                 walk(item)
         elif isinstance(node, dict):
             for name, value in node.items():
-                if name in ("use_task_prompt", "video_sample_num", "audio_sample_num") and not isinstance(
-                    value, dict | list
-                ):
-                    found.setdefault(name, set()).add(value)
+                if name in HPS and not isinstance(value, dict | list):
+                    found[name].add(value)
                 walk(value)
 
-    walk(json.loads(path.read_text()))
-    return {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
+    walk(hps)
+    agreed = {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
+    return agreed | {name: hps[name] for name in HPS if name in hps}
 
 
 def load_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State dict and hps of `path`: a `.pt` or `.safetensors` file, or the folder with `ckpt/` and `log/`.
+
+    Sample counts only come with a `model_step_N`, from which training goes on; any other file, such as the
+    `best_….pt` of a fine-tuned model, has its frame table as it is used.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
@@ -349,9 +358,7 @@ def load_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[
     path = Path(path)
     file, root = path, path.parent.parent
     if path.is_dir():
-        steps = {
-            int(found[1]): p for p in path.glob("ckpt/*.pt") if (found := re.search(r"_step_(\d+)$", p.stem))
-        }
+        steps = {int(found[1]): p for p in path.glob("ckpt/*.pt") if (found := re.fullmatch(STEP, p.stem))}
         if not steps:
             raise FileNotFoundError(
                 f"{path} holds no ckpt/model_step_N.pt: give a VALOR folder or a checkpoint file"
@@ -368,8 +375,11 @@ def load_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[
             raise ValueError(f"{file} is no state dict that loads with weights_only=True: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{file} is not a flat state dict of tensors, which VALOR checkpoints are")
-    hps = root / "log" / "hps.json"
-    return state, read_hps(hps) if hps.is_file() else {}
+    log = root / "log" / "hps.json"
+    hps = read_hps(log) if log.is_file() else {}
+    if not re.fullmatch(STEP, file.stem):
+        hps = {name: value for name, value in hps.items() if name not in COUNTS}
+    return state, hps
 
 
 def read_official(
