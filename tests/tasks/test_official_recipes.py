@@ -11,6 +11,7 @@ from transformers import BertTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
 from valor_reference import small_config
 
+from hmmoe.engine.assemble import assemble
 from hmmoe.engine.evaluate import evaluate, write_result
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.train import train
@@ -44,15 +45,11 @@ def words(tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_a_recipe_runs_from_official_files_to_a_report(name, words, tmp_path, monkeypatch):
-    if name.endswith("captions"):
-        pytest.importorskip("pycocoevalcap")
-        monkeypatch.setattr("hmmoe.tasks.captions._has_java", lambda: False)
-    folder = SETS[name](tmp_path / "data")
-    tree = Recipe.load(RECIPES / f"{name}.yaml", [f"data_root={tmp_path}"]).to_dict()
+def tiny(recipe, folder, words, **method):
+    """The shipped recipe on the set in `folder`, with a small model and one step."""
+    tree = Recipe.load(RECIPES / f"{recipe}.yaml", [f"data_root={folder}"]).to_dict()
     tree["task"]["root"] = str(folder)
-    tree["method"] = {"name": "hmmoe", "rank": 2, "points": 2}
+    tree["method"] = method
     tree["train"] |= {"max_steps": 1, "batch_size": 3, "evaluations": 1, "workers": 0}
     system = tree["model"]["name"]
     tree["model"] = {"name": system, "tokenizer": words}
@@ -62,7 +59,32 @@ def test_a_recipe_runs_from_official_files_to_a_report(name, words, tmp_path, mo
         sizes = small_config().to_dict()
         tree["model"]["config"] = {k: v for k, v in sizes.items() if k.endswith(("_config", "_dim"))}
         tree["task"]["frames"] = 2
-    done = train(Recipe.from_dict(tree), tmp_path / "run")
+    return Recipe.from_dict(tree)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_baseline_learns_on_the_recipe(name, words, tmp_path):
+    if name.endswith("captions"):
+        pytest.importorskip("pycocoevalcap")
+    folder = SETS[name](tmp_path)
+    for method in ("uniadapter", "lora", "adapter_parallel", "full", "frozen"):
+        rank = {} if method in ("full", "frozen") else {"rank": 2}
+        parts = assemble(tiny(name, folder, words, name=method, **rank))
+        rows = parts.task.dataset("train")
+        loss = parts.model.train()(**parts.collator([rows[i] for i in range(3)])).loss
+        loss.backward()
+        idle = {n for n, p in parts.model.named_parameters() if p.requires_grad and p.grad is None}
+        assert loss.isfinite(), method
+        assert method == "full" or not idle, method  # which trains the heads of pre-training too
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_recipe_runs_from_official_files_to_a_report(name, words, tmp_path, monkeypatch):
+    if name.endswith("captions"):
+        pytest.importorskip("pycocoevalcap")
+        monkeypatch.setattr("hmmoe.tasks.captions._has_java", lambda: False)
+    folder = SETS[name](tmp_path / "data")
+    done = train(tiny(name, folder, words, name="hmmoe", rank=2, points=2), tmp_path / "run")
     assert done["metric"] in done["test"]
     assert (tmp_path / "run" / "report.html").is_file()
 
