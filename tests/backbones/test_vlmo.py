@@ -370,6 +370,16 @@ def test_published_sizes(size, millions):
     assert count == pytest.approx(millions, rel=0.01)
 
 
+@pytest.mark.parametrize("pixels", [224, 384, 480])
+@pytest.mark.parametrize("size", PRESETS)
+def test_every_size_reads_every_published_image_size(size, pixels):
+    config = VlmoConfig.preset(size, image_size=pixels, num_hidden_layers=2, fusion_layer=1)
+    with torch.device("meta"):
+        words, image = torch.ones(1, 40, dtype=torch.long), torch.ones(1, 3, pixels, pixels)
+        states = VlmoModel(config).eval()(words, None, image).last_hidden_state
+    assert states.shape == (1, 40 + 1 + (pixels // 16) ** 2, config.hidden_size)
+
+
 @pytest.mark.parametrize("size", PRESETS)
 def test_presets_survive_json(size, tmp_path):
     config = VlmoConfig.preset(size, image_size=384, num_token_types=3)
@@ -454,7 +464,7 @@ def slow_resize(z, source, target):
     return np.stack([slow_spline(x, column, t) for column in across.T]).T
 
 
-@pytest.mark.parametrize(("source", "target"), [(4, 5), (14, 24), (24, 14)])
+@pytest.mark.parametrize(("source", "target"), [(4, 5), (14, 24), (14, 30), (24, 14)])
 def test_table_resize_equals_a_direct_spline(source, target):
     table = torch.randn(table_rows(source), 2, dtype=torch.float64)
     resized = resize_bias_table(table, target)
