@@ -9,7 +9,7 @@ from text_visual import nlvr2, nlvr_v1
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from hmmoe.data import MediaError
+from hmmoe.data import MediaError, Prepared
 from hmmoe.tasks.heads import summary
 from hmmoe.tasks.items import ItemsHead
 from hmmoe.tasks.nlvr1 import NLVR1, boxes
@@ -55,6 +55,15 @@ def test_nlvr2_names_a_photograph_that_is_not_there(tmp_path):
     (tmp_path / "images" / "dev" / "dev-3-0-img1.png").unlink()
     with pytest.raises(MediaError, match=r"dev-3-0-img1\.png of example dev-3-0-0 does not exist"):
         task.dataset("validation")[0]
+
+
+def test_nlvr2_skips_and_counts_pairs_whose_photograph_does_not_decode(tmp_path):
+    (nlvr2(tmp_path) / "images" / "dev" / "dev-3-1-img0.png").write_bytes(b"no picture")
+    task = NLVR2(tmp_path)
+    with pytest.raises(MediaError, match=r"dev-3-1-img0\.png of example dev-3-1-0 cannot be decoded"):
+        task.dataset("validation")[2]
+    rows = Prepared(task.dataset("validation"), {}, task, skip_broken=True)
+    assert (len(rows), len(rows.skipped)) == (2, 2)
 
 
 @pytest.mark.parametrize(
