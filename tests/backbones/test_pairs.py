@@ -100,6 +100,13 @@ def test_the_recipes_ask_for_a_budget_at_which_their_towers_were_counted(name):
     assert PAIRS[name] in PRESETS
 
 
+@pytest.mark.parametrize("name", [*PAIRS, "ave", "llp", "avqa"])
+def test_the_recipes_read_ahead_and_no_broken_clip_ends_a_run(name):
+    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    assert recipe["skip_broken"] is True
+    assert recipe["train"]["workers"] == 2
+
+
 def test_the_three_towers_of_avqa_meet_at_twelve_points():
     recipe = yaml.safe_load((RECIPES / "avqa.yaml").read_text())
     points = recipe["method"]["points"]
