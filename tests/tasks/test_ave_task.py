@@ -210,6 +210,18 @@ def test_videos_that_are_truncated_or_without_sound_are_named(tmp_path):
         rows[1]
 
 
+def test_a_video_that_ends_before_its_event_is_named(tmp_path):
+    raw = ave_raw(tmp_path)
+    movie(raw / "AVE" / "bell0000001.mp4", [50] * 7, tone(7))
+    with pytest.raises(
+        MediaError,
+        match=r"bell0000001\.mp4 contradicts its annotation: it ends at 7.0 s, annotations go on to 10",
+    ):
+        AVE(raw).dataset("train")[0]
+    movie(raw / "AVE" / "dog_0000001.mp4", [50] * 7, tone(7))  # annotated to the fifth second only
+    assert AVE(raw).dataset("train")[1]["video"].shape[0] == 10
+
+
 def test_silence_is_kept_or_refused_as_the_recipe_says(tmp_path):
     raw = ave_annotations(tmp_path, AVE_ROWS[:1], {"trainSet.txt": [0], "valSet.txt": [], "testSet.txt": []})
     movie(raw / "AVE" / "bell0000001.mp4", [50] * 10, 0 * tone(10))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hmmoe.data import MediaError
-from hmmoe.data.prepare import prepare, recognise
+from hmmoe.data.prepare import check, prepare, recognise
 from hmmoe.data.sets import SETS
 from hmmoe.tasks.avvp import AVVP, CLASSES
 from hmmoe.tasks.parsing_head import ParsingHead
@@ -237,3 +237,10 @@ def test_a_video_shorter_than_its_events_contradicts_them(tmp_path):
     report = prepare(SETS["llp"], raw, tmp_path / "out")
     assert report.names("shorter than annotated") == ["test_000001_0_10"]
     assert report.rows["test"] == (1, 2, 1200)
+    assert check(SETS["llp"], raw).names("shorter than annotated") == ["test_000001_0_10"]
+    task = AVVP(raw)
+    assert len(task.read("train", 0)["video"]) == 10
+    with pytest.raises(
+        MediaError, match=r"test_000001\.mp4 contradicts its annotation: it ends at 6.0 s, ann"
+    ):
+        task.read("test", 0)

@@ -29,7 +29,6 @@ from hmmoe.errors import unknown
 JOURNAL = "prepared.jsonl"
 QUIET = 1e-4  # of full scale; a sound that never gets louder is silent
 NAMED = 5  # names of each status in the printed table; the journal holds all
-SLACK = 1.0  # seconds by which a video may end before what the annotations say of it
 WHOLE, SILENT, MUTE, SHORT, BROKEN, MISSING = (
     "whole",
     "silent",
@@ -233,8 +232,7 @@ class _Decode:
         data = self.data
         try:
             frames, ends = decode_frames(video, data.times)
-            if ends + SLACK < min(clip.ends, data.seconds):
-                why = f"it ends at {ends:.1f} s, annotations go on to {clip.ends:g} s"
+            if why := data.shortage(clip, ends):
                 return Outcome(SHORT, why, size)
             wave = decode_track(video, RATE)
         except MediaError as error:
@@ -279,8 +277,9 @@ class _Check:
         try:
             for picture in pictures:
                 decode_image(picture)
-            if not pictures and video is not None:
-                decode_frames(video, data.times)
+            ends = clip.ends if pictures or video is None else decode_frames(video, data.times)[1]
+            if why := data.shortage(clip, ends):
+                return Outcome(SHORT, why)
             if sound is None and (video is None or decode_track(video, RATE) is None):
                 return Outcome(MUTE)
             return Outcome(_loudness(data.read_sound(self.root, clip)[0]))

@@ -166,12 +166,15 @@ class AVVP(ClipsTask):
 
     def read(self, split: str, row: int) -> dict[str, Any]:
         file, classes = self.rows[split][row]
+        ends = 0
         if split == "train":
             label = np.zeros(len(CLASSES), np.int64)
             label[classes] = 1
         else:
-            label = np.stack([_event_table(events.get(file, ())) for events in self.events])
-        return {**self.media(Clip(file, place(file))), "label": label}
+            told = [events.get(file, []) for events in self.events]
+            label = np.stack([_event_table(events) for events in told])
+            ends = max((offset for events in told for _, _, offset in events), default=0)
+        return {**self.media(Clip(file, place(file), ends)), "label": label}
 
     def head(self, widths: Mapping[str, int]) -> nn.Module:
         return ParsingHead(widths, len(CLASSES), self.options.head)

@@ -12,6 +12,7 @@ from hmmoe.data.media import MediaError, decode_audio, decode_frames, decode_ima
 
 RATE = 16000  # of the sound that `hmmoe data prepare` writes
 WAVE_RATE = 32000  # of .npy waveforms, as DG-SCT and AVMoE store them
+SLACK = 1.0  # seconds by which a video may end before what the annotations say of it
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class DataSet:
         rate, or of those that would be stored of the video.
 
         Raises:
-            MediaError: there is neither, or one does not decode.
+            MediaError: there is neither, one does not decode, or the video ends before its annotation.
         """
         files = self.pictures(root, clip)
         if files:
@@ -104,7 +105,11 @@ class DataSet:
         video = self.find(root, self.video, clip)
         if video is None:
             raise self.absent(root, clip, "video", [*self.frames, *self.video])
-        return np.stack([self.resize(frame) for frame in decode_frames(video, _spread(self.times, count))[0]])
+        times = _spread(self.times, count)
+        frames, ends = decode_frames(video, times)
+        if ends <= times[-1] and (why := self.shortage(clip, ends)):
+            raise MediaError(f"video {video} contradicts its annotation: {why}")
+        return np.stack([self.resize(frame) for frame in frames])
 
     def read_sound(self, root: Path, clip: Clip, seconds: float | None = None) -> tuple[np.ndarray, int]:
         """Waveform (S,) and rate, of the stored sound or of the video's track.
@@ -132,6 +137,12 @@ class DataSet:
             samples = round(seconds * rate)
             wave = np.pad(wave[:samples], (0, max(samples - len(wave), 0)))
         return wave, rate
+
+    def shortage(self, clip: Clip, ends: float) -> str:
+        """In words, that a video which ends then is shorter than annotations say; empty if it is not."""
+        if ends + SLACK >= min(clip.ends, self.seconds):
+            return ""
+        return f"it ends at {ends:.1f} s, annotations go on to {clip.ends:g} s"
 
     def absent(self, root: Path, clip: Clip, what: str, patterns: Iterable[str]) -> MediaError:
         """The sentence for a clip of which nothing is there."""
