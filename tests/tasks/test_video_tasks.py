@@ -9,20 +9,27 @@ import torch
 from text_visual import msrvtt, msvd
 from torch.nn import functional as F
 
-from hmmoe.data import Collator, MediaError, decode_audio
+from hmmoe.data import Collator, MediaError, Prepared, decode_audio
 from hmmoe.data.prepare import check, prepare, recognise
 from hmmoe.data.sets.video_text import MSRVTTSet, MSVDSet, read_asked, read_captions, read_ids
 from hmmoe.tasks.video_qa import MSRVTTQA, MSVDQA
 from hmmoe.tasks.video_retrieval import MSRVTTRetrieval, MSVDRetrieval
+from hmmoe.tasks.writing import MSVDCaptions
 from official import movie, tone
 
 PAIRS = {"video0": ["a cat", "runs"], "video1": ["rain"]}
 LISTED = [{"video_id": v, "caption": c} for v, captions in PAIRS.items() for c in captions]
+COCO = {
+    "images": [{"id": v} for v in PAIRS],
+    "annotations": [
+        {"image_id": e["video_id"], "id": i, "caption": e["caption"]} for i, e in enumerate(LISTED)
+    ],
+}
 
 
 @pytest.mark.parametrize(
     "content",
-    [PAIRS, {"annotations": LISTED}, LISTED, {"info": {}, "videos": [], "sentences": LISTED}],
+    [PAIRS, {"annotations": LISTED}, COCO, LISTED, {"info": {}, "videos": [], "sentences": LISTED}],
 )
 def test_captions_are_read_in_every_json_form(tmp_path, content):
     file = tmp_path / "captions.json"
@@ -186,6 +193,39 @@ def test_a_video_that_is_not_there_is_named(tmp_path):
     (tmp_path / "YouTubeClips" / "clip-4_0_5.avi").unlink()
     with pytest.raises(MediaError, match="video of msvd clip clip-4_0_5 does not exist"):
         MSVDRetrieval(tmp_path).dataset("test")[0]
+
+
+def test_a_video_that_does_not_decode_is_named_or_skipped(tmp_path):
+    (msvd(tmp_path) / "YouTubeClips" / "clip-0_0_5.avi").write_bytes(b"no video")
+    task = MSVDRetrieval(tmp_path)
+    with pytest.raises(MediaError, match=r"clip-0_0_5\.avi"):
+        task.dataset("train")[0]
+    rows = Prepared(task.dataset("train"), {}, task, skip_broken=True)
+    assert (len(rows), len(rows.skipped)) == (6, 3)
+
+
+def test_a_picture_of_a_video_that_does_not_decode_is_named(tmp_path):
+    (msrvtt(tmp_path) / "frames_fps4" / "video7" / "img_0003.jpg").write_bytes(b"no picture")
+    with pytest.raises(MediaError, match=r"video7/img_0003\.jpg"):
+        MSRVTTQA(tmp_path, frames=5).dataset("test")[0]
+
+
+def test_the_users_own_video_is_cut_as_those_of_the_set(tmp_path):
+    movie(tmp_path / "mine.mp4", [40, 60], tone(2))
+    mine = str(tmp_path / "mine.mp4")
+    row = MSRVTTQA(tmp_path, frames=2).from_files(video=mine, audio=mine, text="what?")
+    assert [abs(frame.mean() - level) < 6 for frame, level in zip(row["video"], (40, 60), strict=True)]
+    assert [len(wave) / rate for wave, rate in row["audio"]] == [5, 5]
+    assert (row["text"], row["label"]) == ("what?", None)
+    frames = msrvtt(tmp_path) / "frames_fps4" / "video7"
+    row = MSVDCaptions(tmp_path, frames=3).from_files(video=str(frames))
+    assert [frame.shape for frame in row["video"]] == [(8, 8, 3)] * 3
+    assert row["text"] is None
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MediaError, match="empty holds no pictures"):
+        MSVDRetrieval(tmp_path).from_files(video=str(tmp_path / "empty"), text="a cat")
+    with pytest.raises(ValueError, match="unknown stream of task 'msvd_qa' 'audio'"):
+        MSVDQA(tmp_path).from_files(audio=mine)
 
 
 def test_answers_are_compared_without_case_and_punctuation(tmp_path):

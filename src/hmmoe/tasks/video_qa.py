@@ -16,12 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from hmmoe.data.sets.video_text import Asked, MSRVTTSet, MSVDSet, VideoText
+from hmmoe.data.sets.video_text import Asked, MSRVTTSet, MSVDSet
 from hmmoe.options import about
-from hmmoe.tasks.base import Task
 from hmmoe.tasks.items import ItemsHead
 from hmmoe.tasks.places import place, row_at
-from hmmoe.tasks.videos import HELD, VideoOptions, read_media, show_media
+from hmmoe.tasks.videos import HELD, VideoOptions, VideoTask, read_media, show_media
 
 
 @dataclass
@@ -31,12 +30,11 @@ class VideoQAOptions(VideoOptions):
     )
 
 
-class VideoQA(Task):
+class VideoQA(VideoTask):
     """Frames, sound where there is some, and a question; the label is (answer or -1, the row's number)."""
 
     metric = "accuracy"
     options_type = VideoQAOptions
-    data: ClassVar[VideoText]
 
     @cached_property
     def everything(self) -> dict[str, list[Asked]]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-from hmmoe.data.sets.video_text import MSRVTTSet, MSVDSet, VideoText
+from hmmoe.data.sets.video_text import MSRVTTSet, MSVDSet
 from hmmoe.options import about
 from hmmoe.tasks.pairs import Pairs, PairsOptions
 from hmmoe.tasks.videos import (
     Captioned,
     CaptionedOptions,
+    VideoTask,
     captioned_videos,
     read_media,
     show_media,
@@ -31,10 +32,9 @@ class MSRVTTRetrievalOptions(RetrievalOptions):
     protocol: str = field(default="1ka", metadata=about("of the splits", choices=tuple(MSRVTTSet.videos_in)))
 
 
-class VideoRetrieval(Pairs):
+class VideoRetrieval(VideoTask, Pairs):
     """Frames and, where the data set has it, sound of a video with its captions."""
 
-    data: ClassVar[VideoText]
     options_type = RetrievalOptions
 
     @property

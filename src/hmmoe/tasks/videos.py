@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from hmmoe.data.media import MediaError, png, wav
+from hmmoe.data.media import MediaError, png, sound_of, wav
 from hmmoe.data.sets.base import find_file
-from hmmoe.data.sets.video_text import VideoText, read_captions
+from hmmoe.data.sets.video_text import VideoText, pieces, read_captions
 from hmmoe.options import about
-from hmmoe.tasks.base import Options, part
+from hmmoe.tasks.base import Options, Task, part
 
 VIDEO, AUDIO = "video", "audio"
 HELD = 20  # one training item in so many is for validation where the data set has none for it
@@ -35,6 +35,28 @@ class CaptionedOptions(VideoOptions):
             choices=("train", "test"),
         ),
     )
+
+
+class VideoTask(Task):
+    """A task on the videos of `data`; its options are `VideoOptions` or more."""
+
+    data: ClassVar[VideoText]
+
+    def from_files(self, **inputs: str) -> dict[str, Any]:
+        """`video` is a video file or a folder of pictures in order of name, `audio` a sound file or a video
+        with sound, `text` the words themselves.
+
+        Raises:
+            ValueError: a stream that the task does not have.
+            MediaError: a file that is missing or does not decode.
+        """
+        row = super().from_files(**{m: value for m, value in inputs.items() if m not in self.folded})
+        options: Any = self.options
+        if VIDEO in inputs:
+            row[VIDEO] = self.data.segments(Path(inputs[VIDEO]), options.frames)
+        if AUDIO in inputs and AUDIO in self.folded:
+            row[AUDIO] = pieces(*sound_of(inputs[AUDIO]), options.clips, options.clip_seconds)
+        return row
 
 
 def captioned_videos(data: VideoText, root: Path, protocol: str, select_on: str) -> Captioned:

@@ -19,13 +19,20 @@ from typing import Any, ClassVar, NoReturn
 from torch import Tensor
 
 from hmmoe.data.media import decode_image, png
-from hmmoe.data.sets.video_text import MSRVTTSet, MSVDSet, VideoText, read_captions
+from hmmoe.data.sets.video_text import MSRVTTSet, MSVDSet, read_captions
 from hmmoe.data.tables import table
 from hmmoe.options import about
 from hmmoe.tasks.base import SPLITS, Options, Rows, Task, part
 from hmmoe.tasks.captions import caption_scores
 from hmmoe.tasks.places import place, row_at
-from hmmoe.tasks.videos import Captioned, CaptionedOptions, captioned_videos, read_media, show_media
+from hmmoe.tasks.videos import (
+    Captioned,
+    CaptionedOptions,
+    VideoTask,
+    captioned_videos,
+    read_media,
+    show_media,
+)
 
 
 class Writing(Task):
@@ -117,11 +124,10 @@ class Writing(Task):
         return show_media(stream, data)
 
 
-class VideoCaptions(Writing):
+class VideoCaptions(VideoTask, Writing):
     """Captions of videos under the standard splits; references are the official file's where it is there."""
 
     options_type: ClassVar[type[Options]] = CaptionedOptions
-    data: ClassVar[VideoText]
     references_in: ClassVar = ("caption_annotation.json", "cap_anno.json")
 
     @cached_property

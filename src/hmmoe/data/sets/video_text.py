@@ -3,7 +3,8 @@
                 VALOR's processed files (names as in its README)      the data sets' own and CLIP4Clip's
     videos      JSON list of ids                                      CSV with video_id, text with one a line
     captions    {id: [captions]}                                      {"sentences": […]}, "id caption" a line
-    references  {"annotations": [{"video_id", "caption"}]}            the bare list of the README
+    references  {"annotations": [{"video_id", "caption"}]}, or        the bare list of the README
+                COCO's image_id for video_id
     questions   {id: [{"question", "answer"}]}                        [{"video_id", "question", "answer"}]
 
 Every reader tells these apart by what the file holds. Pickled files (raw-captions.pkl) are not read, since
@@ -88,11 +89,11 @@ def _caption_pairs(file: Path, content: Any) -> list[tuple[Any, Any]]:
         return [(name, text) for name, texts in content.items() for text in texts]
     if isinstance(content, list) and all(isinstance(entry, dict) for entry in content):
         for number, entry in enumerate(content, 1):
-            if not {"video_id", "caption"} <= entry.keys():
+            if "caption" not in entry or not entry.keys() & {"video_id", "image_id"}:
                 raise MediaError(
                     f"entry {number} of {file} should hold video_id and caption, it holds {entry}"
                 )
-        return [(entry["video_id"], entry["caption"]) for entry in content]
+        return [(entry.get("video_id", entry.get("image_id")), entry["caption"]) for entry in content]
     raise MediaError(
         f"{file} holds no captions: give {{id: [captions]}}, {{'annotations': […]}}, {{'sentences': […]}} "
         "or a list of {video_id, caption}"
@@ -238,16 +239,27 @@ class VideoText(DataSet):
         Raises:
             MediaError: there is neither a folder of pictures nor a video, or one does not decode.
         """
+        clip = Clip(video, {"id": video})
+        pictures = self.pictures(root, clip)
+        source = pictures[0].parent if pictures else self.find(root, self.video, clip)
+        if source is None:
+            raise self.absent(root, clip, "video", [*self.frames, *self.video])
+        return self.segments(source, count)
+
+    def segments(self, source: Path, count: int) -> list[np.ndarray]:
+        """As `read_segments`, of a video file or of a folder of pictures in order of name.
+
+        Raises:
+            MediaError: it is neither, or one does not decode.
+        """
         from hmmoe.backbones.valor.processing import sample_segments
 
-        clip = Clip(video, {"id": video})
-        files = self.pictures(root, clip)
-        if files:
+        if source.is_dir():
+            files = sorted(f for f in source.iterdir() if not f.name.startswith("."))
+            if not files:
+                raise MediaError(f"the folder {source} holds no pictures")
             return [decode_image(files[i]) for i in sample_segments(len(files), count)]
-        file = self.find(root, self.video, clip)
-        if file is None:
-            raise self.absent(root, clip, "video", [*self.frames, *self.video])
-        frames, ends = decode_frames(file, self.times)
+        frames, ends = decode_frames(source, self.times)
         shown = max(1, sum(time < ends for time in self.times))
         return [self.resize(frames[i]) for i in sample_segments(shown, count)]
 
@@ -273,14 +285,19 @@ class VideoText(DataSet):
             if track is None or not len(track):
                 return None
             wave, rate = track, RATE
-        length = round(seconds * rate)
-        pieces = []
-        for i in range(count):
-            middle = (2 * i + 1) * len(wave) // (2 * count)
-            start = max(0, min(middle - length // 2, len(wave) - length))
-            piece = wave[start : start + length]
-            pieces.append((np.pad(piece, (0, length - len(piece))), rate))
-        return pieces
+        return pieces(wave, rate, count, seconds)
+
+
+def pieces(wave: np.ndarray, rate: int, count: int, seconds: float) -> list[tuple[np.ndarray, int]]:
+    """See `VideoText.read_clips`."""
+    length = round(seconds * rate)
+    found = []
+    for i in range(count):
+        middle = (2 * i + 1) * len(wave) // (2 * count)
+        start = max(0, min(middle - length // 2, len(wave) - length))
+        piece = wave[start : start + length]
+        found.append((np.pad(piece, (0, length - len(piece))), rate))
+    return found
 
 
 class MSRVTTSet(VideoText):
