@@ -147,6 +147,16 @@ def test_the_sound_that_a_row_lacks_is_not_read(recipe):
     assert torch.equal(again["text"], states["text"])
 
 
+def test_a_batch_without_any_sound_learns(recipe):
+    parts = assemble(recipe(method={"name": "hmmoe", "rank": 2}))
+    inputs = batch(parts, (1, 4))
+    assert "sound" not in inputs
+    output = parts.model.train()(**inputs, output_states=True)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert set(output.states) == {"frames", "text"}
+
+
 def test_a_picture_is_a_video_of_one_frame_and_audio_may_be_missing(recipe):
     parts = assemble(recipe("toy_picture", method={"name": "hmmoe", "rank": 2}))
     states = parts.model(**batch(parts), output_states=True).states

@@ -111,6 +111,11 @@ def test_a_question_whose_image_is_not_there_is_named_or_skipped(folder):
     ("file", "change", "words"),
     [
         (TRAIN_QUESTIONS, lambda c: c["questions"][2].pop("image_id"), "question 2000 .* has no 'image_id'"),
+        (
+            TRAIN_QUESTIONS,
+            lambda c: c["questions"][2].update(image_id=None),
+            "question 2000 .* no image: .* None",
+        ),
         (TRAIN_QUESTIONS, lambda c: c["questions"].append(c["questions"][0]), "question 1000 is twice"),
         (TRAIN_QUESTIONS, lambda c: c["questions"].pop(), "question 20001 is annotated, but is not in"),
         (TRAIN_QUESTIONS, lambda c: c.clear(), "has no 'questions'"),

@@ -65,6 +65,8 @@ def read_questions(root: Path, subset: str) -> list[Question]:
     for entry in take(read_json(file), ["questions"], str(file))[0]:
         (number,) = take(entry, ["question_id"], f"a question in {file}")
         image, text = take(entry, ["image_id", "question"], f"question {number} in {file}")
+        if not isinstance(image, int):
+            raise MediaError(f"question {number} in {file} has no image: its image_id is {image!r}")
         if number in questions:
             raise MediaError(f"question {number} is twice in {file}")
         if not subset.startswith("test") and number not in annotations:
