@@ -257,7 +257,7 @@ def data_check(
     jobs: Jobs = None,
     debug: Debug = False,
 ) -> None:
-    """Decode all pictures and sounds of a folder and count what is there; exit code 1 if any is broken."""
+    """Decode all pictures, masks and sounds of a folder and count them; exit code 1 if any is broken."""
     from hmmoe.data.prepare import BROKEN, check, recognise
 
     data = recognise(folder)

@@ -164,7 +164,7 @@ def prepare(data: DataSet, raw: Path, out: Path, *, workers: int = 0, tell: Tell
 
 
 def check(data: DataSet, root: Path, *, workers: int = 0, tell: Tell = lambda _: None) -> Report:
-    """Decode all stored pictures and sounds of the data set in `root`, in any layout that its task reads.
+    """Decode all stored pictures, masks and sounds of the data set in `root`, in any layout its task reads.
 
     Raises:
         FileNotFoundError: an annotation file is missing.
@@ -235,6 +235,7 @@ class _Decode:
             if why := data.shortage(clip, ends):
                 return Outcome(SHORT, why, size)
             wave = decode_track(video, RATE)
+            data.check_labels(self.out, clip)
         except MediaError as error:
             return Outcome(BROKEN, str(error), size)
         if data.whole:
@@ -262,7 +263,7 @@ class _Decode:
 
 @dataclass(frozen=True)
 class _Check:
-    """In a worker: do the stored pictures and sound of a clip decode?"""
+    """In a worker: do the stored pictures, masks and sound of a clip decode?"""
 
     data: DataSet
     root: Path
@@ -277,6 +278,7 @@ class _Check:
         try:
             for picture in pictures:
                 decode_image(picture)
+            data.check_labels(self.root, clip)
             ends = clip.ends if pictures or video is None else decode_frames(video, data.times)[1]
             if why := data.shortage(clip, ends):
                 return Outcome(SHORT, why)

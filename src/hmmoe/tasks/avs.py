@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmmoe.data.media import MediaError, png, wav
+from hmmoe.data.media import png, wav
 from hmmoe.data.sets.avs import SECONDS, AVSSet, MS3Set, Row, S4Set
 from hmmoe.data.sets.avs import SPLITS as FOLDERS
 from hmmoe.options import about
@@ -136,12 +136,7 @@ class AVS(Task):
         root, entry = self.folder(), self.rows[split][row]
         clip = self.data.clip(entry)
         frames = self.data.read_frames(root, clip, SECONDS)
-        mask = self.data.mask_size(root, entry)
-        if mask != frames.shape[1:3]:
-            raise MediaError(
-                f"the masks of {self.data.title} clip {entry.name} are {mask[0]} x {mask[1]}, its frames "
-                f"{frames.shape[1]} x {frames.shape[2]}; masks must be of the frames' size"
-            )
+        self.data.check_size(root, entry, frames.shape[1:3])
         wave, rate = self.data.read_sound(root, clip, SECONDS)
         return {
             "video": frames,  # (5, H, W, 3) uint8

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hmmoe.data.media import MediaError
+from hmmoe.data.media import MediaError, decode_image
 from hmmoe.data.sets.base import Clip, DataSet, find_file
 from hmmoe.errors import unknown
 
@@ -139,11 +139,25 @@ class AVSSet(DataSet):
             )
         return masks
 
-    def mask_size(self, root: Path, row: Row) -> tuple[int, int]:
-        """Height and width of the clip's first mask."""
+    def check_size(self, root: Path, row: Row, size: tuple[int, ...]) -> None:
+        """Are the clip's masks of `size`, height and width of its frames?
+
+        Raises:
+            MediaError: the first is not, is missing or does not decode.
+        """
         place = self.clip(row).place
         width, height = decode_mask(self.table_in(root).parent / self.masks.format(number=1, **place)).size
-        return height, width
+        if (height, width) != size:
+            raise MediaError(
+                f"the masks of {self.title} clip {row.name} are {height} x {width}, its frames "
+                f"{size[0]} x {size[1]}; masks must be of the frames' size"
+            )
+
+    def check_labels(self, root: Path, clip: Clip) -> None:
+        row = Row(clip.place["id"], clip.place["split"], clip.place["category"])
+        self.read_masks(root, row, SIDE)
+        pictures = self.pictures(root, clip)
+        self.check_size(root, row, decode_image(pictures[0]).shape[:2] if pictures else (SIDE, SIDE))
 
     def table_in(self, root: Path) -> Path:
         """The table.
@@ -249,6 +263,9 @@ class AVSBench(DataSet):
 
     def clips(self, root: Path) -> list[Clip]:
         return [self._placed(root, p, clip) for p in self.there(root) for clip in p.clips(root)]
+
+    def check_labels(self, root: Path, clip: Clip) -> None:
+        next(p for p in self.parts if clip.name.startswith(p.title[9:])).check_labels(root, clip)
 
     def _placed(self, root: Path, part: AVSSet, clip: Clip) -> Clip:
         base = part.table_in(root).parent.relative_to(root)

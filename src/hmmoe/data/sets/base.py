@@ -138,6 +138,13 @@ class DataSet:
             wave = np.pad(wave[:samples], (0, max(samples - len(wave), 0)))
         return wave, rate
 
+    def check_labels(self, root: Path, clip: Clip) -> None:
+        """Read what annotates the clip in files of its own, masks for example. Most data sets have none.
+
+        Raises:
+            MediaError: one is missing, does not decode or is not of the pictures' size.
+        """
+
     def shortage(self, clip: Clip, ends: float) -> str:
         """In words, that a video which ends then is shorter than annotations say; empty if it is not."""
         if ends + SLACK >= min(clip.ends, self.seconds):
