@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from generated import avqa
-from hmmoe.data.media import MediaError
+from hmmoe.data.media import MediaError, wav
 from hmmoe.data.prepare import data_set, prepare
 from hmmoe.tasks.avqa import AVQA, PAD, windows
 from hmmoe.tasks.avqa_head import GroundedHead, QuestionLSTM
@@ -177,6 +177,14 @@ def test_missing_files_are_named(root, tmp_path):
         FileNotFoundError, match=r"avqa-val.json, MUSIC-AVQA's validation questions, does not"
     ):
         AVQA(copy).size("train")
+
+
+def test_silence_is_kept_or_refused_as_the_recipe_says(root, tmp_path):
+    copy = edit(root, tmp_path, "train", lambda entries: None)
+    (copy / "raw_audio" / "30000000.wav").write_bytes(wav(np.zeros(32000, np.float32), 16000))
+    assert len(AVQA(copy, segments=2).read("test", 0)["audio"]) == 2
+    with pytest.raises(MediaError, match="the sound of avqa clip 30000000 is silent"):
+        AVQA(copy, segments=2, silent="refuse").read("test", 0)
 
 
 def test_an_unknown_answer_type_or_slot_breaks_its_row_only(root, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from generated import COUNTS, SIDE, avs_ms3, avs_s4, generate
-from hmmoe.data.media import MediaError
+from hmmoe.data.media import MediaError, wav
 from hmmoe.data.prepare import check, data_set, prepare, recognise
 from hmmoe.tasks.avs import MS3, S4
 from official import movie, tone
@@ -72,6 +72,11 @@ def test_scores_count_annotated_frames_only(s4):
     assert task.metrics(sure, labels) == {"mj": pytest.approx(100), "mf": pytest.approx(100)}
 
 
+def test_the_matching_loss_is_for_several_sources(s4, ms3):
+    for task, weight in ((S4(s4), 0), (MS3(ms3), 0.5)):
+        assert task.head({"video": 4, "audio": 4, "video/0": 4}).matching == weight
+
+
 def test_predictions_are_the_pictures_that_avsbench_saves(s4, ms3):
     for task in (S4(s4, size=SIDE), MS3(ms3, size=SIDE)):
         label = task.read("test", 1)["label"]
@@ -111,6 +116,11 @@ def test_raw_videos_are_prepared_at_the_size_of_the_masks_and_checked(tmp_path):
     assert [round(frame.mean(), -1) for frame in read["video"]] == [20, 60, 100, 140, 180]
     assert read["label"][0].any()
     assert check(data_set("avs_s4"), tmp_path / "out").names("whole") == report.names("whole")
+    next((raw / "s4_data" / "gt_masks" / "train").rglob("*.png")).unlink()
+    again = prepare(data_set("avs_s4"), raw, tmp_path / "again").outcomes["cliptrain00000"]
+    assert again.status == "broken"
+    assert again.why.startswith("mask ")
+    assert again.why.endswith("_1.png does not exist")
 
 
 def test_both_parts_of_avsbench_are_prepared_together(tmp_path):
@@ -130,6 +140,11 @@ def test_both_parts_of_avsbench_are_prepared_together(tmp_path):
     assert report.rows["MS3 train"] == (1, 1, 296)
     assert S4(out).read("train", 0)["video"].shape == MS3(out).read("train", 0)["video"].shape
     assert check(recognise(out), out).names("whole") == report.names("whole")
+    mask = next((out / "Multi-sources" / "ms3_data" / "gt_masks").rglob("*_3.png"))
+    mask.write_bytes(mask.read_bytes()[:40])
+    found = check(recognise(out), out)
+    assert found.names("broken") == ["MS3 cliptrain00000"]
+    assert f"{mask.name} cannot be decoded" in found.outcomes["MS3 cliptrain00000"].why
     with pytest.raises(FileNotFoundError, match=r"s4_meta_data.csv"):
         prepare(data_set("avs"), tmp_path, out)
 
@@ -176,6 +191,15 @@ def test_masks_of_another_size_are_named(ms3, tmp_path):
         Image.new("P", (SIDE // 2, SIDE)).save(folder / f"cliptest00000_{second + 1}.png")
     with pytest.raises(MediaError, match=rf"are {SIDE} x {SIDE // 2}, its frames {SIDE} x {SIDE}"):
         MS3(root).read("test", 0)
+
+
+def test_silence_is_kept_or_refused_as_the_recipe_says(s4, tmp_path):
+    root = changed(s4, tmp_path)
+    file = next((root / "s4_data" / "audio_wav" / "test").rglob("cliptest00001.wav"))
+    file.write_bytes(wav(np.zeros(5 * 16000, np.float32), 16000))
+    assert len(S4(root).read("test", 1)["audio"]) == 5
+    with pytest.raises(MediaError, match="the sound of avs_s4 clip cliptest00001 is silent"):
+        S4(root, silent="refuse").read("test", 1)
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ from hmmoe.data.sets.avqa import AVQASet, Question
 from hmmoe.errors import unknown
 from hmmoe.options import about
 from hmmoe.tasks.avqa_head import GroundedHead
-from hmmoe.tasks.base import Options, Task, part
+from hmmoe.tasks.base import Task, part
 from hmmoe.tasks.items import ItemsHead
 from hmmoe.tasks.places import place, row_at
-from hmmoe.tasks.seconds import media_of
+from hmmoe.tasks.seconds import ClipsOptions, media_of, refuse_silence
 
 LENGTH = 14
 PAD = "<pad>"
@@ -118,7 +118,7 @@ def _parsed(name: str, values: str | Sequence[str]) -> list[str]:
 
 
 @dataclass
-class AVQAOptions(Options):
+class AVQAOptions(ClipsOptions):
     head: str = field(
         default="grounded",
         metadata=about(
@@ -179,6 +179,7 @@ class AVQA(Task):
             raise MediaError(f"question {q.number} of {self.data.file(root, split)}: {error}") from error
         clip = self.data.clip(q.video, split)
         wave, rate = self.data.read_sound(root, clip)
+        refuse_silence(self, clip, wave)
         return {
             "video": self.data.read_frames(root, clip, o.segments),
             "audio": windows(wave, rate, o.segments, o.window),

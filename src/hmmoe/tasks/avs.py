@@ -28,8 +28,8 @@ from hmmoe.data.sets.avs import SECONDS, AVSSet, MS3Set, Row, S4Set
 from hmmoe.data.sets.avs import SPLITS as FOLDERS
 from hmmoe.options import about
 from hmmoe.tasks.avs_head import MaskHead
-from hmmoe.tasks.base import Options, Task, part
-from hmmoe.tasks.seconds import cut, media_of
+from hmmoe.tasks.base import Task, part
+from hmmoe.tasks.seconds import ClipsOptions, cut, media_of, refuse_silence
 
 THRESHOLDS = 255
 BETA2 = 0.3  # weight of recall against precision
@@ -94,7 +94,7 @@ def _passing(passed: Tensor, counted: Tensor) -> Tensor:
 
 
 @dataclass
-class AVSOptions(Options):
+class AVSOptions(ClipsOptions):
     size: int = field(default=224, metadata=about("pixels a side of the masks that are scored", least=8))
     head: str = field(
         default="tpavi",
@@ -138,6 +138,7 @@ class AVS(Task):
         frames = self.data.read_frames(root, clip, SECONDS)
         self.data.check_size(root, entry, frames.shape[1:3])
         wave, rate = self.data.read_sound(root, clip, SECONDS)
+        refuse_silence(self, clip, wave)
         return {
             "video": frames,  # (5, H, W, 3) uint8
             "audio": cut(wave, rate, SECONDS),

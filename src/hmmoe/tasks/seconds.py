@@ -74,9 +74,18 @@ class ClipsTask(SecondsTask):
         root = self.folder()
         frames = self.data.read_frames(root, clip, SECONDS)
         wave, rate = self.data.read_sound(root, clip, SECONDS)
-        if self.options.silent == "refuse" and np.abs(wave).max() < QUIET:
-            raise MediaError(f"the sound of {self.data.name} clip {clip.name} is silent")
+        refuse_silence(self, clip, wave)
         return {"video": frames, "audio": cut(wave, rate)}
+
+
+def refuse_silence(task: Any, clip: Clip, wave: np.ndarray) -> None:
+    """Look at a clip's sound, for a task whose options are `ClipsOptions`.
+
+    Raises:
+        MediaError: it is silent and the options refuse that.
+    """
+    if task.options.silent == "refuse" and np.abs(wave).max() < QUIET:
+        raise MediaError(f"the sound of {task.data.name} clip {clip.name} is silent")
 
 
 def cut(wave: np.ndarray, rate: int, seconds: int = SECONDS) -> list[tuple[np.ndarray, int]]:
