@@ -1,6 +1,7 @@
 """From mp4 files to a metric: prepare, train, test and write predictions, with broken clips left out."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +9,23 @@ import torch
 import toy
 from typer.testing import CliRunner
 
+from generated import avqa, avs_ms3, avs_s4
 from hmmoe.backbones import TOWERS, Tower
 from hmmoe.cli import app
+from hmmoe.engine.evaluate import evaluate, write_result
+from hmmoe.engine.recipe import Recipe
+from hmmoe.engine.train import train
 from hmmoe.tasks.ave import read_annotations
-from official import ave_raw
+from official import ave_raw, llp_raw
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+MASKS = {"size": 32, "channels": 8}
+OTHERS = {  # recipe -> its data set, options for a small run, how many files its predictions are
+    "llp": (llp_raw, {}, 2),
+    "avs_s4": (avs_s4, MASKS, 2 * 5),
+    "avs_ms3": (avs_ms3, MASKS, 2 * 5),
+    "avqa": (avqa, {"segments": 2, "channels": 8, "question": "lstm"}, 1),
+}
 COUNTS = {"trainSet.txt": 8, "valSet.txt": 2, "testSet.txt": 3}
 
 
@@ -112,3 +125,21 @@ def test_a_recipe_trains_from_shards(home):
     run = home / "sharded"
     call("train", home / "recipe.yaml", *words, "train.max_steps=3", "train.evaluations=1", "--out", run)
     assert json.loads((run / "metrics.json").read_text())["rows"] == {"train": 6, "validation": 2, "test": 3}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_recipes_run_from_official_files_to_a_report_and_predictions(name, home, tmp_path):
+    make, options, count = OTHERS[name]
+    tree = Recipe.load(RECIPES / f"{name}.yaml", [f"data_root={make(tmp_path / 'data')}"]).to_dict()
+    tree["task"] |= options
+    tree["towers"] = {"video": {"name": "toy-image"}, "audio": {"name": "toy-ear"}}
+    if name == "avqa":
+        tree["towers"]["text"] = {"name": "words"}
+    tree["method"] = {"name": "hmmoe", "rank": 2, "points": 2}
+    small = {"max_steps": 1, "batch_size": 2, "evaluations": 1, "workers": 0, "precision": "float32"}
+    tree["train"] |= small
+    done = train(Recipe.from_dict(tree), tmp_path / "run")
+    assert done["metric"] in done["test"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("data:image/png;base64") >= done["rows"]["test"]  # strips of frames, masks below them
+    assert len(write_result(evaluate(tmp_path / "run"), "test", tmp_path / "result")) == count
