@@ -30,11 +30,14 @@ class System:
         towers: stream -> its preprocessing, modality and width; the module is the whole model.
         container: task -> the model with the head for that task, called as `MultimodalModel` is.
         tokenizer: of its text streams.
+        matching: builds the head with which the model itself compares text and media, for `head: own` of a
+            retrieval task; its `similarity(text, media)` makes a table (Q, G) of what it returns.
     """
 
     towers: dict[str, Tower]
     container: Callable[[Any], FrozenTowers]
     tokenizer: Any
+    matching: Callable[[], Any] | None = None
 
 
 def load_system(name: str, streams: Mapping[str, str], **options: Any) -> System:

@@ -40,7 +40,7 @@ class Options:
         default="linear",
         metadata=about(
             "on normalised mean tokens: linear, or one hidden layer; own: the published one of a model that "
-            "has a summary of its own (VLMo)",
+            "has a summary of its own (VLMo) or, in retrieval, compares text and media itself (VALOR)",
             choices=("linear", "mlp", "own"),
         ),
     )

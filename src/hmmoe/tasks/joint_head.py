@@ -25,7 +25,7 @@ class JointHead(nn.Module):
         sides: what asks and what is asked for -> its streams.
 
     Raises:
-        ValueError: a side has no stream.
+        ValueError: a side has no stream, or `kind` is "own".
     """
 
     def __init__(
@@ -37,6 +37,11 @@ class JointHead(nn.Module):
         sides: Mapping[str, Collection[str]],
     ):
         super().__init__()
+        if kind == "own":
+            raise ValueError(
+                "head: own of retrieval needs a model that compares text and media itself, such as valor; "
+                "give head: linear or mlp"
+            )
         self.sides = {side: [m for m in streams if m in widths] for side, streams in sides.items()}
         if not all(self.sides.values()):
             wanted = " and ".join(" or ".join(streams) for streams in sides.values())
@@ -56,6 +61,11 @@ class JointHead(nn.Module):
                     x = x + self._projected(m, states[m], masks.get(m))
             found[side] = F.normalize(x.float(), dim=-1)
         return found
+
+    @staticmethod
+    def similarity(a: Tensor, b: Tensor) -> Tensor:
+        """Cosines (Q, G) of one side's (Q, P) and the other's (G, P)."""
+        return a.float() @ b.float().T
 
     def _projected(self, stream: str, states: Tensor, mask: Tensor | None) -> Tensor:
         """(B, N, D) or, folded, (B, T, N, D) to (B, P); a sample without the stream adds nothing."""

@@ -8,11 +8,12 @@ own and never see each other: a gallery is encoded once, whatever is asked.
     t2v   a caption asks for its item among all items of the split
     v2t   an item asks for a caption; the best placed of its captions counts
 
-Plain cosines rank; the same after dual softmax, which looks at all queries at once, is reported apart under
-`dual_softmax_…`. The headline is R@1 of t2v.
+Similarities rank, cosines unless the model compares text and media itself (`head: own`); the same after dual
+softmax, which looks at all queries at once, is reported apart under `dual_softmax_…`. The headline is R@1 of
+t2v.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -47,6 +48,7 @@ class Pairs(Task):
     metric = "t2v_r1"
     ways: ClassVar = ("t2v", "v2t")
     options_type: ClassVar[type[Options]] = PairsOptions
+    similarity: Callable[[Tensor, Tensor], Tensor] = staticmethod(JointHead.similarity)  # as the head has it
 
     @cached_property
     def captioned(self) -> dict[str, list[tuple[str, list[str]]]]:
@@ -92,15 +94,20 @@ class Pairs(Task):
         return {**media, TEXT: captions[caption], "label": np.array([item, item if paired else -1])}
 
     def head(self, widths: Mapping[str, int]) -> nn.Module:
+        matching = getattr(self.system, "matching", None)
+        if self.options.head == "own" and matching is not None:
+            head = matching()
+            self.similarity = head.similarity
+            return head
         media = [m for m in self.streams if m != TEXT]
         return JointHead(widths, self.options.joint, self.options.head, sides={TEXT: (TEXT,), MEDIA: media})
 
     def metrics(self, logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, float]:
         items, places = np.unique(labels[:, 1].numpy(), return_index=True)
         gallery = {item: i for i, item in enumerate(items[items >= 0].tolist())}
-        shown = logits[MEDIA][torch.from_numpy(places[items >= 0])]  # (G, P), each item once
+        shown = logits[MEDIA][torch.from_numpy(places[items >= 0])]  # (G, …), each item once
         asked = [item in gallery for item in labels[:, 0].tolist()]  # not where its media are broken
-        similarity = logits[TEXT][torch.tensor(asked)].float() @ shown.float().T  # (Q, G)
+        similarity = self.similarity(logits[TEXT][torch.tensor(asked)], shown)  # (Q, G)
         of_query = [gallery[item] for item in labels[:, 0].tolist() if item in gallery]
         of_item: list[list[int]] = [[] for _ in gallery]
         for query, item in enumerate(of_query):
@@ -120,9 +127,9 @@ class Pairs(Task):
     def show(self, row: Mapping[str, Any], logits: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         prediction = None
         if logits is not None:
-            cosine = (logits[TEXT].flatten() @ logits[MEDIA].flatten()).item()
-            alone = not logits[MEDIA].any()
-            prediction = "text alone, it asks the gallery" if alone else f"cosine {cosine:.2f} with the text"
+            alike = self.similarity(logits[TEXT][None], logits[MEDIA][None]).item()
+            alone = all(row.get(m) is None for m in self.streams if m != TEXT)
+            prediction = "text alone, it asks the gallery" if alone else f"similarity {alike:.2f} to the text"
         parts = [self.part(m, row[m]) for m in self.streams if row.get(m) is not None]
         return {
             "parts": parts,

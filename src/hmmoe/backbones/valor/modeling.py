@@ -359,7 +359,10 @@ class ValorModel(PreTrainedModel):
             if "video" in states:
                 media["video"] = self.align.video(states["video"])
             if "audio" in states:
-                media["audio"] = self.align.audio(states["audio"], audio_present)
+                clips = None
+                if audio_present is not None:
+                    clips = audio_present[:, None].expand(states["audio"].shape[:2])
+                media["audio"] = self.align.audio(states["audio"], clips)
             out.similarity = {
                 group: fine_similarity(text, FineFeatures.join([media[name] for name in GROUPS[group]]))
                 for group in groups

@@ -89,16 +89,16 @@ class Alignment(nn.Module):
         """One vector per word of (B, L, D), real where `mask` (B, L) is nonzero."""
         return _fine(self.contra_head_t(states), self.text_fine_weight, mask)
 
-    def video(self, states: Tensor) -> FineFeatures:
-        """One vector per frame of (B, T, N, D): CLIP's class token, or the mean over a VideoSwin frame."""
+    def video(self, states: Tensor, mask: Tensor | None = None) -> FineFeatures:
+        """One vector per frame of (B, T, N, D): CLIP's class token, or the mean over a VideoSwin frame; real
+        where `mask` (B, T) is nonzero.
+        """
         frames = states[:, :, 0] if self.clip_frames else states.mean(dim=2)
-        return _fine(self.contra_head_v(frames), self.video_fine_weight, None)
+        return _fine(self.contra_head_v(frames), self.video_fine_weight, mask)
 
-    def audio(self, states: Tensor, present: Tensor | None = None) -> FineFeatures:
-        """One vector per clip of (B, S, N, D): its class token; none real where `present` (B,) is False."""
-        clips = self.contra_head_a(states[:, :, 0])
-        mask = None if present is None else present[:, None].expand(clips.shape[:2])
-        return _fine(clips, self.audio_fine_weight, mask)
+    def audio(self, states: Tensor, mask: Tensor | None = None) -> FineFeatures:
+        """One vector per clip of (B, S, N, D): its class token; real where `mask` (B, S) is nonzero."""
+        return _fine(self.contra_head_a(states[:, :, 0]), self.audio_fine_weight, mask)
 
     @property
     def temperature(self) -> Tensor:

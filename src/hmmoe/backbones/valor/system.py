@@ -28,6 +28,7 @@ from hmmoe.errors import unknown
 from hmmoe.streams.recall import Recall
 
 from .configuration import ValorConfig
+from .matching import MatchingHead
 from .modeling import ValorModel
 from .processing import ValorProcessor
 
@@ -206,7 +207,8 @@ def load(
             valor, task.head(widths), roles, folded=tuple(task.folded), alone=alone, prompt=words
         )
 
-    return System(towers, container, processor.tokenizer)
+    matching = partial(MatchingHead, valor.align, roles)
+    return System(towers, container, processor.tokenizer, matching)
 
 
 def _model(path: str | None, size: str, options: Mapping[str, Any]) -> ValorModel:
