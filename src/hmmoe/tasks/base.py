@@ -85,7 +85,7 @@ class Task:
     levels: ClassVar[Mapping[str, int]] = {}  # streams of which the head reads that many scales on the way
     metric: ClassVar[str]  # the headline key of `metrics`, higher is better
     options_type: ClassVar[type[Options]] = Options
-    writes: ClassVar[bool] = False  # its model writes words, see `hmmoe.tasks.writing`
+    writes: str | None = None  # "captions" or "answers", what its model writes in words
     system: Any = None  # the `hmmoe.backbones.systems.System` it runs on, where a recipe names a model
 
     def __init__(self, root: str | Path | None = None, **options: Any):
@@ -139,6 +139,10 @@ class Task:
             logits: the model's for this row, without the batch axis; None leaves the prediction None.
         """
         raise NotImplementedError
+
+    def written(self, ids: Tensor) -> list[str]:
+        """Texts of the word numbers (N, L) that a model that writes has in place of logits."""
+        return self.system.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def result(self, split: str, rows: Sequence[int], logits: Any) -> dict[str, str | bytes]:
         """Predictions in the data set's official form: file name -> content. `hmmoe eval --result` writes

@@ -1,16 +1,21 @@
 """Questions about videos with open answers: MSRVTT-QA and MSVD-QA (Xu et al., ACM Multimedia 2017).
 
-    logits over the 1,500 most frequent training answers;  accuracy = answers given word for word / questions
+    chosen     logits over the 1,500 most frequent training answers
+    written    a model that writes, such as `model: {name: valor}`, learns to write them and may write any;
+               the numbers of its words (B, L) stand where other models have logits
+    accuracy = answers given word for word / questions
 
 Texts are compared in lower case without punctuation, as VALOR does. A training question whose answer is not
-among the frequent ones is left out; in evaluations it counts as answered wrong, and `answerable` tells the
-share of questions that can be answered right.
+among the frequent ones is left out. Where answers are chosen, it counts as wrong in evaluations, and
+`answerable` tells the share of questions that can be answered right.
 """
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,7 +31,14 @@ from hmmoe.tasks.videos import HELD, VideoOptions, VideoTask, read_media, show_m
 @dataclass
 class VideoQAOptions(VideoOptions):
     answers: int = field(
-        default=1500, metadata=about("most frequent training answers to choose from", least=2)
+        default=1500, metadata=about("most frequent training answers, to learn from", least=2)
+    )
+    answer: str = field(
+        default="chosen",
+        metadata=about(
+            "chosen from the frequent answers by a head, or written word by word by a model that can (VALOR)",
+            choices=("chosen", "written"),
+        ),
     )
 
 
@@ -35,6 +47,10 @@ class VideoQA(VideoTask):
 
     metric = "accuracy"
     options_type = VideoQAOptions
+
+    def __init__(self, root: str | Path | None = None, **options: Any):
+        super().__init__(root, **options)
+        self.writes = "answers" if self.options.answer == "written" else None
 
     @cached_property
     def everything(self) -> dict[str, list[Asked]]:
@@ -73,24 +89,56 @@ class VideoQA(VideoTask):
         return {**media, "text": asked.question, "label": np.array([column, place(split, row)])}
 
     def head(self, widths: Mapping[str, int]) -> nn.Module:
+        """As in the base.
+
+        Raises:
+            ValueError: answers are to be written, which a head on streams cannot.
+        """
+        if self.writes:
+            raise ValueError(
+                f"task {self.name!r} with answer: written needs a model that writes, such as model: "
+                "{name: valor}; give answer: chosen"
+            )
         return ItemsHead(widths, len(self.answers), self.options.head)
 
+    def given(self, logits: Tensor) -> list[str]:
+        """The answers that a model gives, in words."""
+        if self.writes:
+            return self.written(logits)
+        return [self.answers[column] for column in logits.argmax(-1).tolist()]
+
+    def asked(self, number: int) -> Asked:
+        """The question of a row's number, see `hmmoe.tasks.places`."""
+        split, row = row_at(number)
+        return self.questions[split][row]
+
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        if self.writes:
+            answers = [self.asked(number).answer for number in labels[:, 1].tolist()]
+            hits = [plain(a) == plain(b) for a, b in zip(self.given(logits), answers, strict=True)]
+            return {"accuracy": 100 * sum(hits) / len(hits)}
         right = logits.argmax(-1) == labels[:, 0]
         return {
             "accuracy": 100 * right.double().mean().item(),
             "answerable": 100 * (labels[:, 0] >= 0).double().mean().item(),
         }
 
+    def result(self, split: str, rows: Sequence[int], logits: Tensor) -> dict[str, str | bytes]:
+        """The answers, as `[{"video_id", "question", "answer"}]`."""
+        found = [
+            {"video_id": asked.video, "question": asked.question, "answer": answer}
+            for asked, answer in zip(
+                (self.questions[split][row] for row in rows), self.given(logits), strict=True
+            )
+        ]
+        return {f"{split}_answers.json": json.dumps(found)}
+
     def show(self, row: Mapping[str, Any], logits: Tensor | None = None) -> dict[str, Any]:
-        target = None
-        if row["label"] is not None:
-            split, number = row_at(row["label"][1])
-            target = self.questions[split][number].answer
+        target = None if row["label"] is None else self.asked(int(row["label"][1])).answer
         return {
             "parts": [show_media(m, row[m]) for m in self.streams if row.get(m) is not None],
             "target": target,
-            "prediction": None if logits is None else self.answers[int(logits.argmax())],
+            "prediction": None if logits is None else self.given(logits[None])[0],
         }
 
 

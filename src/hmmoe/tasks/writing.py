@@ -39,7 +39,7 @@ class Writing(Task):
     """Media to a caption; the label is the row's number. A subclass gives items, captions and media."""
 
     metric = "cider"
-    writes = True  # what a system looks for
+    writes = "captions"
 
     @cached_property
     def captioned(self) -> Captioned:
@@ -92,16 +92,12 @@ class Writing(Task):
             name, captions = self.captioned[split][self.places[split][row][0]]
             names.append(name)
             references[name] = captions
-        return caption_scores(dict(zip(names, self.words(logits), strict=True)), references)
-
-    def words(self, ids: Tensor) -> list[str]:
-        """Texts of word numbers (N, L)."""
-        return self.system.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return caption_scores(dict(zip(names, self.written(logits), strict=True)), references)
 
     def result(self, split: str, rows: Sequence[int], logits: Tensor) -> dict[str, str | bytes]:
         """What was written, as `[{"video_id", "caption"}]`."""
         names = [self.captioned[split][self.places[split][row][0]][0] for row in rows]
-        found = [{"video_id": n, "caption": c} for n, c in zip(names, self.words(logits), strict=True)]
+        found = [{"video_id": n, "caption": c} for n, c in zip(names, self.written(logits), strict=True)]
         return {f"{split}_captions.json": json.dumps(found)}
 
     def from_files(self, **inputs: str) -> dict[str, Any]:
@@ -116,7 +112,7 @@ class Writing(Task):
         return {
             "parts": [self.part(m, row[m]) for m in self.streams if row.get(m) is not None],
             "target": target,
-            "prediction": None if logits is None else self.words(logits[None])[0],
+            "prediction": None if logits is None else self.written(logits[None])[0],
         }
 
     def part(self, stream: str, data: Any) -> dict[str, Any]:

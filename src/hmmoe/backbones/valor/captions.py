@@ -22,7 +22,7 @@ from .objectives import CAPTION_MASKING, captioning_loss, mask_words
 from .parts import CaptionHead
 from .system import ValorStreams
 
-BEAMS, LONGEST = 3, 30
+LONGEST = 30  # words at most
 
 
 class WordsHead(nn.Module):
@@ -46,6 +46,7 @@ class ValorCaptions(ValorStreams):
     """
 
     causal = True
+    masking, beams = CAPTION_MASKING, 3
 
     def __init__(
         self,
@@ -78,36 +79,48 @@ class ValorCaptions(ValorStreams):
         given, here = self._given(inputs, present)
         words = given.pop("text", None)
         with self._remembering(index, list(given)):
-            if words is None:
-                written = self._write(given, here)
-                return MultimodalOutput(loss=written.new_zeros((), dtype=self._matrix.dtype), logits=written)
-            hidden, targets = mask_words(
-                words["input_ids"],
-                share=CAPTION_MASKING,
-                mask_id=self.special["mask_id"],
-                vocab_size=len(self._matrix),
-                keep_ids=(self.special["start_id"], self.pad_id),
-            )
-            read = {**words, "input_ids": hidden}
-            states = self._run({**given, "text": read}, here)["text"]
-        logits = self.head(states, self._matrix)
-        return MultimodalOutput(loss=captioning_loss(logits, targets), logits=logits)
+            return self._write(given, here) if words is None else self._learn(words, given, here)
 
     @property
     def _matrix(self) -> Tensor:
         valor: Any = self.towers["valor"]
         return valor.get_input_embeddings().weight
 
-    def _write(self, given: Mapping[str, Mapping[str, Tensor]], here: Mapping[str, Tensor]) -> Tensor:
+    def _learn(
+        self,
+        words: Mapping[str, Tensor],
+        given: Mapping[str, Mapping[str, Tensor]],
+        here: Mapping[str, Tensor],
+    ) -> MultimodalOutput:
+        """`words` are told from the media, from a prompt that they may bring, and from those before them."""
+        hidden, targets = mask_words(
+            words["input_ids"],
+            share=self.masking,
+            mask_id=self.special["mask_id"],
+            vocab_size=len(self._matrix),
+            keep_ids=(self.special["start_id"], self.pad_id),
+        )
+        read = {**words, "input_ids": hidden}
+        logits = self.head(self._run({**given, "text": read}, here)["text"], self._matrix)
+        return MultimodalOutput(loss=captioning_loss(logits, targets), logits=logits)
+
+    def _write(
+        self,
+        given: Mapping[str, Mapping[str, Tensor]],
+        here: Mapping[str, Tensor],
+        prompt: Mapping[str, Tensor] | None = None,
+    ) -> MultimodalOutput:
+        """What the model writes after `prompt`, by default the task's sentence."""
         media = {name: x for own in given.values() for name, x in own.items()}
         valor: Any = self.towers["valor"]
         ids = valor.generate(
             **media,
-            **self._prompt(len(next(iter(media.values())))),
+            **(self._prompt(len(next(iter(media.values())))) if prompt is None else prompt),
             **self.special,
             audio_present=here.get("audio"),
-            num_beams=BEAMS,
+            num_beams=self.beams,
             max_tokens=LONGEST,
             words=partial(self.head, words=self._matrix),
         )
-        return F.pad(ids, (0, LONGEST - ids.shape[1]), value=self.pad_id)
+        written = F.pad(ids, (0, LONGEST - ids.shape[1]), value=self.pad_id)
+        return MultimodalOutput(loss=written.new_zeros((), dtype=self._matrix.dtype), logits=written)

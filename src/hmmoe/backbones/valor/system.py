@@ -6,9 +6,9 @@
                                      (alone where the task has it in a group of its own)
 
 The task's head gets the final states of each stream, (B, T, N, D) where folded, else (B, N, D); a task whose
-model writes gets `captions.ValorCaptions`. The task has at least two of one image, one audio and one text
-stream, in any names; a picture that is not folded is a video of one frame. Adapters, figures and reports call
-the streams video, audio and text.
+model writes gets `captions.ValorCaptions` or `answers.ValorAnswers`. The task has at least two of one image,
+one audio and one text stream, in any names; a picture that is not folded is a video of one frame. Adapters,
+figures and reports call the streams video, audio and text.
 """
 
 from collections.abc import Callable, Mapping
@@ -149,7 +149,7 @@ class ValorStreams(MultimodalModel):
                 reads = {"memory": memory, "memory_mask": mask, "known": known}
         if "text" in given:
             words = given["text"]
-            reads |= self._prompt(len(words["input_ids"]))
+            words = {**self._prompt(len(words["input_ids"])), **words}  # which may bring their own prompt
             found["text"] = valor.run_text(**words, **reads, causal=self.causal)
         return found
 
@@ -196,16 +196,20 @@ def load(
     widths = {m: sizes[role] for m, role in roles.items()}
 
     def container(task: Any) -> ValorStreams:
-        if task.writes:
+        folded = tuple(task.folded)
+        if task.writes == "captions":
             from .captions import ValorCaptions  # which needs this module
 
             words = processor.task_words("caption")
-            return ValorCaptions(valor, roles, processor.tokenizer, folded=tuple(task.folded), prompt=words)
+            return ValorCaptions(valor, roles, processor.tokenizer, folded=folded, prompt=words)
+        if task.writes == "answers":
+            from .answers import ValorAnswers
+
+            words = processor.task_words("qa")
+            return ValorAnswers(valor, roles, processor.tokenizer, task.answers, folded=folded, prompt=words)
         alone = any(len(group) == 1 and roles.get(group[0]) == "text" for group in task.groups or [])
         words = processor.task_words("retrieval" if alone else "qa")
-        return ValorStreams(
-            valor, task.head(widths), roles, folded=tuple(task.folded), alone=alone, prompt=words
-        )
+        return ValorStreams(valor, task.head(widths), roles, folded=folded, alone=alone, prompt=words)
 
     matching = partial(MatchingHead, valor.align, roles)
     return System(towers, container, processor.tokenizer, matching)
