@@ -11,11 +11,16 @@ def words_folder(tmp_path_factory, words):
     return str(folder)
 
 
-def four_steps(model, inputs):
-    """Losses of four steps on one batch, and what should learn but had no gradient in the last."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+def some_steps(model, inputs, count=4, rate=2e-3, seed=None):
+    """Losses of steps on one batch, and what should learn but had no gradient in the last.
+
+    With a seed, each step draws the same numbers.
+    """
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
     losses = []
-    for _ in range(4):
+    for _ in range(count):
+        if seed is not None:
+            torch.manual_seed(seed)
         loss = model(**inputs).loss
         loss.backward()
         idle = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}

@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 import toy
-from systems import words_folder
+from systems import some_steps, words_folder
 from valor_reference import small_config
 
 from hmmoe.engine.assemble import assemble
@@ -81,16 +81,7 @@ def batch(parts, split, rows=range(4)):
 def test_hidden_words_are_learned_and_everything_that_learns_has_a_gradient(method, recipe):
     parts = assemble(recipe(method))
     model, inputs = parts.model.train(), batch(parts, "train", range(8))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    losses = []
-    for _ in range(6):
-        torch.manual_seed(0)  # the same words are hidden
-        loss = model(**inputs).loss
-        loss.backward()
-        idle = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses, idle = some_steps(model, inputs, count=6, rate=1e-2, seed=0)  # the same words are hidden
     assert losses[-1] < losses[0]
     assert idle == set()
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from text_visual import msrvtt, msvd, nlvr2, vqav2
-from transformers import BertTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
+from systems import words_folder
 from valor_reference import small_config
 
 from hmmoe.engine.assemble import assemble
@@ -40,9 +40,7 @@ SETS = {
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("words")
-    BertTokenizer(vocab={word: i for i, word in enumerate(TEXTS.split())}).save_pretrained(folder)
-    return str(folder)
+    return words_folder(tmp_path_factory, TEXTS.split())
 
 
 def tiny(recipe, folder, words, **method):

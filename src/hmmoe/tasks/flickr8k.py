@@ -73,7 +73,7 @@ class Flickr8k(Task):
         return JointHead(widths, self.options.joint, self.options.head, sides=sides)
 
     def metrics(self, logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, float]:
-        similarity = logits["query"].float() @ logits["image"].float().T  # (Q, G), both in row order
+        similarity = JointHead.similarity(logits["query"], logits["image"])  # (Q, G), both in row order
         truth = list(range(len(similarity)))
         scores: dict[str, float] = {}
         for direction, table_ in (("to_image", similarity), ("to_query", similarity.T)):

@@ -25,7 +25,7 @@ from hmmoe.data.sets.video_text import Asked, MSRVTTSet, MSVDSet
 from hmmoe.options import about
 from hmmoe.tasks.items import ItemsHead
 from hmmoe.tasks.places import place, row_at
-from hmmoe.tasks.videos import HELD, VideoOptions, VideoTask, read_media, show_media
+from hmmoe.tasks.videos import HELD, VideoOptions, VideoTask
 
 
 @dataclass
@@ -84,9 +84,12 @@ class VideoQA(VideoTask):
 
     def read(self, split: str, row: int) -> dict[str, Any]:
         asked = self.questions[split][row]
-        media = read_media(self.data, self.folder(), asked.video, self.options, self.streams)
         column = self.columns.get(plain(asked.answer), -1)
-        return {**media, "text": asked.question, "label": np.array([column, place(split, row)])}
+        return {
+            **self.media(asked.video),
+            "text": asked.question,
+            "label": np.array([column, place(split, row)]),
+        }
 
     def head(self, widths: Mapping[str, int]) -> nn.Module:
         """As in the base.
@@ -136,7 +139,7 @@ class VideoQA(VideoTask):
     def show(self, row: Mapping[str, Any], logits: Tensor | None = None) -> dict[str, Any]:
         target = None if row["label"] is None else self.asked(int(row["label"][1])).answer
         return {
-            "parts": [show_media(m, row[m]) for m in self.streams if row.get(m) is not None],
+            "parts": [self.part(m, row[m]) for m in self.streams if row.get(m) is not None],
             "target": target,
             "prediction": None if logits is None else self.given(logits[None])[0],
         }

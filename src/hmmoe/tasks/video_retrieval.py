@@ -7,7 +7,7 @@ epoch; here an epoch goes through all captions, so 20 of its epochs over MSRVTT 
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from hmmoe.data.sets.video_text import MSRVTTSet, MSVDSet
 from hmmoe.options import about
@@ -17,8 +17,6 @@ from hmmoe.tasks.videos import (
     CaptionedOptions,
     VideoTask,
     captioned_videos,
-    read_media,
-    show_media,
 )
 
 
@@ -44,12 +42,6 @@ class VideoRetrieval(VideoTask, Pairs):
     @cached_property
     def captioned(self) -> Captioned:
         return captioned_videos(self.data, self.folder(), self.protocol, self.options.select_on)
-
-    def media(self, item: str) -> dict[str, Any]:
-        return read_media(self.data, self.folder(), item, self.options, self.streams)
-
-    def part(self, stream: str, data: Any) -> dict[str, Any]:
-        return show_media(stream, data)
 
 
 class MSRVTTRetrieval(VideoRetrieval):

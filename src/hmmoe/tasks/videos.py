@@ -1,9 +1,8 @@
 """What the tasks on MSRVTT and MSVD share: frames of a video, pieces of its sound, and how they are shown."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -51,12 +50,32 @@ class VideoTask(Task):
             MediaError: a file that is missing or does not decode.
         """
         row = super().from_files(**{m: value for m, value in inputs.items() if m not in self.folded})
-        options: Any = self.options
+        options = cast(VideoOptions, self.options)
         if VIDEO in inputs:
             row[VIDEO] = self.data.segments(Path(inputs[VIDEO]), options.frames)
         if AUDIO in inputs and AUDIO in self.folded:
             row[AUDIO] = pieces(*sound_of(inputs[AUDIO]), options.clips, options.clip_seconds)
         return row
+
+    def media(self, item: str) -> dict[str, Any]:
+        """`{"video": frames, "audio": pieces or None without sound}` of a video, of these what are streams.
+
+        Raises:
+            MediaError: the video is not there or does not decode.
+        """
+        root, options = self.folder(), cast(VideoOptions, self.options)
+        found: dict[str, Any] = {VIDEO: self.data.read_segments(root, item, options.frames)}
+        if AUDIO in self.streams:
+            found[AUDIO] = self.data.read_clips(root, item, options.clips, options.clip_seconds)
+        return found
+
+    def part(self, stream: str, data: Any) -> dict[str, Any]:
+        """A stream of a row: frames as one strip, pieces of sound as one recording, text as it is."""
+        if stream == VIDEO:
+            return part(stream, "png", png(np.concatenate(list(data), axis=1)))
+        if stream == AUDIO:
+            return part(stream, "wav", wav(np.concatenate([piece for piece, _ in data]), data[0][1]))
+        return part(stream, "text", data)
 
 
 def captioned_videos(data: VideoText, root: Path, protocol: str, select_on: str) -> Captioned:
@@ -85,26 +104,3 @@ def captioned_videos(data: VideoText, root: Path, protocol: str, select_on: str)
                 raise MediaError(f"video {video!r} of {data.title}'s {split} split has no caption")
         found[split] = [(video, of[split][video]) for video in names]
     return found
-
-
-def read_media(
-    data: VideoText, root: Path, video: str, options: VideoOptions, streams: Mapping[str, str]
-) -> dict[str, Any]:
-    """`{"video": frames, "audio": pieces or None without sound}`, of these what is in `streams`.
-
-    Raises:
-        MediaError: the video is not there or does not decode.
-    """
-    found: dict[str, Any] = {VIDEO: data.read_segments(root, video, options.frames)}
-    if AUDIO in streams:
-        found[AUDIO] = data.read_clips(root, video, options.clips, options.clip_seconds)
-    return found
-
-
-def show_media(stream: str, value: Any) -> dict[str, Any]:
-    """Frames as one strip, pieces of sound as one recording, text as it is."""
-    if stream == VIDEO:
-        return part(stream, "png", png(np.concatenate(list(value), axis=1)))
-    if stream == AUDIO:
-        return part(stream, "wav", wav(np.concatenate([piece for piece, _ in value]), value[0][1]))
-    return part(stream, "text", value)

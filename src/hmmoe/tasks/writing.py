@@ -30,8 +30,6 @@ from hmmoe.tasks.videos import (
     CaptionedOptions,
     VideoTask,
     captioned_videos,
-    read_media,
-    show_media,
 )
 
 
@@ -117,7 +115,7 @@ class Writing(Task):
 
     def part(self, stream: str, data: Any) -> dict[str, Any]:
         """A stream of a row for `show`."""
-        return show_media(stream, data)
+        return part(stream, "text", data)
 
 
 class VideoCaptions(VideoTask, Writing):
@@ -135,9 +133,6 @@ class VideoCaptions(VideoTask, Writing):
             references = read_captions(file)
             found["test"] = [(video, references.get(video, own)) for video, own in found["test"]]
         return found
-
-    def media(self, item: str) -> dict[str, Any]:
-        return read_media(self.data, self.folder(), item, self.options, self.streams)
 
 
 class MSRVTTCaptions(VideoCaptions):

@@ -87,7 +87,7 @@ class DataSet:
     def pictures(self, root: Path, clip: Clip) -> list[Path]:
         """The clip's stored pictures in order of name; none where there is no folder of them."""
         folder = self.find(root, self.frames, clip)
-        return [] if folder is None else sorted(f for f in folder.iterdir() if not f.name.startswith("."))
+        return [] if folder is None else listed(folder)
 
     def read_frames(self, root: Path, clip: Clip, count: int) -> np.ndarray:
         """uint8 (count, H, W, 3): pictures number `linspace(1, n, count)` of the n stored, at whatever
@@ -199,3 +199,8 @@ def _waveform(file: Path) -> Any:
     if wave.ndim != 1 or not len(wave):
         raise MediaError(f"audio {file} must be a waveform of one axis, it has the shape {wave.shape}")
     return wave.astype(np.float32)
+
+
+def listed(folder: Path) -> list[Path]:
+    """The files of a folder in order of name, without hidden ones."""
+    return sorted(f for f in folder.iterdir() if not f.name.startswith("."))

@@ -13,7 +13,7 @@ loading one runs what it says.
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hmmoe.data.media import MediaError, decode_audio, decode_frames, decode_image, decode_track
-from hmmoe.data.sets.base import RATE, Clip, DataSet, find_file
+from hmmoe.data.sets.base import RATE, Clip, DataSet, find_file, listed
 
 Texts = dict[str, list[str]]
 FRAME_RATE = 4  # pictures a second that are stored
@@ -240,8 +240,10 @@ class VideoText(DataSet):
             MediaError: there is neither a folder of pictures nor a video, or one does not decode.
         """
         clip = Clip(video, {"id": video})
-        pictures = self.pictures(root, clip)
-        source = pictures[0].parent if pictures else self.find(root, self.video, clip)
+        files = self.pictures(root, clip)
+        if files:
+            return _middles(files, count)
+        source = self.find(root, self.video, clip)
         if source is None:
             raise self.absent(root, clip, "video", [*self.frames, *self.video])
         return self.segments(source, count)
@@ -255,10 +257,10 @@ class VideoText(DataSet):
         from hmmoe.backbones.valor.processing import sample_segments
 
         if source.is_dir():
-            files = sorted(f for f in source.iterdir() if not f.name.startswith("."))
+            files = listed(source)
             if not files:
                 raise MediaError(f"the folder {source} holds no pictures")
-            return [decode_image(files[i]) for i in sample_segments(len(files), count)]
+            return _middles(files, count)
         frames, ends = decode_frames(source, self.times)
         shown = max(1, sum(time < ends for time in self.times))
         return [self.resize(frames[i]) for i in sample_segments(shown, count)]
@@ -286,6 +288,13 @@ class VideoText(DataSet):
                 return None
             wave, rate = track, RATE
         return pieces(wave, rate, count, seconds)
+
+
+def _middles(files: Sequence[Path], count: int) -> list[np.ndarray]:
+    """The pictures that `VideoText.read_segments` takes of a folder's."""
+    from hmmoe.backbones.valor.processing import sample_segments
+
+    return [decode_image(files[i]) for i in sample_segments(len(files), count)]
 
 
 def pieces(wave: np.ndarray, rate: int, count: int, seconds: float) -> list[tuple[np.ndarray, int]]:
