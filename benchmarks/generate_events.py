@@ -3,10 +3,9 @@
     python -m benchmarks.generate_events ave FOLDER --pack PACK     the pack ave_mini, its rows as videos
     python -m benchmarks.generate_events llp FOLDER [--train 1000 --validation 150 --test 300]
 
-llp   A disc or a square appears for some seconds, a low or a high hum sounds for some others. What each of
-      them is takes the other sense: a low hum is a car before a bright background and a motorcycle before a
-      dark one, a high one a dog or a cat; a disc is a car where a whistle sounds throughout and a motorcycle
-      in silence, a square a dog or a cat. One sense alone knows when, and of two classes that it is one.
+llp   In one or two stretches of a video something is seen and heard at once: a disc or a square, with a low
+      or a high hum. What it is takes both: a disc with a low hum is a car and with a high one a motorcycle, a
+      square a cat and a dog. One sense alone knows when, and of two classes that it is one.
 
 Prepare them with `hmmoe data prepare`, or point a recipe at them as they are.
 """
@@ -23,7 +22,8 @@ from benchmarks.movies import write_movie
 from hmmoe.data.sets.llp import EVAL_FILES, SPLIT_FILES
 from hmmoe.tasks.ave_segments import AVEMini
 
-PAIRS = (("Motorcycle", "Car"), ("Cat", "Dog"))  # [low, high] or [disc, square] x what the other sense tells
+EVENTS = (("Car", "Motorcycle"), ("Cat", "Dog"))  # [disc, square][low, high]
+SHAPES, HUMS = ("disc", "square"), ("disc", "triangle")  # of the hums low and high
 SECONDS = 10
 
 
@@ -56,9 +56,9 @@ def llp(folder: Path, counts: Sequence[int], side: int = 64, seed: int = 0) -> P
             file = f"{number}{video:010d}_0_10"
             events = _llp_video(folder / "video" / f"{file[:11]}.mp4", side, rng)
             rows.append(f"{file}\t{','.join(dict.fromkeys(label for label, _, _ in events))}")
-            for (label, onset, offset), table in zip(events, tables.values(), strict=True):
-                if number:  # training videos are labelled as a whole only
-                    table.append(f"{file}\t{onset}\t{offset}\t{label}")
+            if number:  # training videos are labelled as a whole only
+                for table in tables.values():
+                    table += [f"{file}\t{onset}\t{offset}\t{label}" for label, onset, offset in events]
         (folder / name).write_text("\n".join(rows) + "\n")
     for kind, name in EVAL_FILES.items():
         (folder / name).write_text("\n".join(tables[kind]) + "\n")
@@ -66,32 +66,29 @@ def llp(folder: Path, counts: Sequence[int], side: int = 64, seed: int = 0) -> P
 
 
 def _llp_video(path: Path, side: int, rng: np.random.Generator) -> list[tuple[str, int, int]]:
-    """Write one video; returns what is heard and what is seen, with its seconds."""
-    high, square, bright, whistle = (int(x) for x in rng.integers(2, size=4))
-    heard, seen = _seconds(rng), _seconds(rng)
+    """Write one video; returns its events with their seconds."""
     wave = 0.003 * rng.standard_normal(SECONDS * RATE)
-    wave[heard[0] * RATE : heard[1] * RATE] += (
-        rng.uniform(0.05, 0.1) * hum(("disc", "triangle")[high], SECONDS, rng)[: (heard[1] - heard[0]) * RATE]
-    )
-    if whistle:
-        wave += 0.03 * hum("ring", SECONDS, rng)
-    pictures = []
-    for second in range(SECONDS):
-        ground = rng.integers(150, 200) if bright else rng.integers(40, 90)
-        image = np.clip(ground + rng.integers(-15, 16, (side, side, 3)), 0, 255).astype(np.uint8)
-        if seen[0] <= second < seen[1]:
+    ground = rng.integers(40, 200)
+    pictures = [
+        np.clip(ground + rng.integers(-15, 16, (side, side, 3)), 0, 255).astype(np.uint8)
+        for _ in range(SECONDS)
+    ]
+    events = []
+    half = SECONDS // 2
+    for start in rng.permutation((0, half))[: rng.integers(1, 3)]:
+        length = rng.integers(2, half + 1)
+        onset = int(start + rng.integers(half - length + 1))
+        offset = int(onset + length)
+        square, high = (int(x) for x in rng.integers(2, size=2))
+        events.append((EVENTS[square][high], onset, offset))
+        sound = hum(HUMS[high], SECONDS, rng)[: (offset - onset) * RATE]
+        wave[onset * RATE : offset * RATE] += rng.uniform(0.05, 0.1) * sound
+        for image in pictures[onset:offset]:
             x, y = rng.uniform(0.3, 0.7, 2) * side
-            mask = shape_mask(("disc", "square")[square], side, x, y, rng.uniform(0.18, 0.25) * side)
-            image[mask] = rng.integers(0, 256, 3, dtype=np.uint8)
-        pictures.append(image)
+            mask = shape_mask(SHAPES[square], side, x, y, rng.uniform(0.18, 0.25) * side)
+            image[mask] = (ground + 128 + rng.integers(-40, 41, 3)) % 256  # far from the ground
     write_movie(path, pictures, wave.astype(np.float32))
-    return [(PAIRS[high][bright], *heard), (PAIRS[square][whistle], *seen)]
-
-
-def _seconds(rng: np.random.Generator) -> tuple[int, int]:
-    length = int(rng.integers(3, 8))
-    start = int(rng.integers(SECONDS - length + 1))
-    return start, start + length
+    return sorted(events, key=lambda event: event[1])
 
 
 def main() -> None:
