@@ -110,7 +110,7 @@ def test_a_broken_clip_stops_a_run_that_is_not_told_to_leave_it_out(home):
     assert "train0000" in done.stderr
 
 
-def test_a_recipe_trains_from_shards(home):
+def test_a_recipe_trains_from_shards_and_resumes_exactly(home):
     call(
         "data",
         "shard",
@@ -122,9 +122,30 @@ def test_a_recipe_trains_from_shards(home):
         0,
     )
     words = [f"data_root={home / 'raw'}", f"task.shards={home / 'shards'}", "skip_broken=false"]
+    length = ["train.max_steps=6", "train.evaluations=2"]
     run = home / "sharded"
-    call("train", home / "recipe.yaml", *words, "train.max_steps=3", "train.evaluations=1", "--out", run)
-    assert json.loads((run / "metrics.json").read_text())["rows"] == {"train": 6, "validation": 2, "test": 3}
+    call("train", home / "recipe.yaml", *words, *length, "--out", run)
+    straight = json.loads((run / "metrics.json").read_text())
+    assert straight["rows"] == {"train": 6, "validation": 2, "test": 3}
+
+    class StopError(Exception):
+        pass
+
+    def stop(event):
+        if event["phase"] == "train" and event["step"] > 3:
+            raise StopError
+
+    recipe, run = Recipe.load(home / "recipe.yaml", [*words, *length]), home / "stopped"
+    with pytest.raises(StopError):
+        train(recipe, run, report=stop)
+    assert len(list(run.glob("checkpoints/*/complete"))) == 1
+    resumed = train(recipe, run, resume=True)
+    assert _losses(resumed) == _losses(straight)
+    assert resumed["test"] == straight["test"]
+
+
+def _losses(metrics):
+    return [(entry["step"], entry["loss"]) for entry in metrics["curves"]["train"]]
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -119,3 +119,14 @@ def test_shards_that_are_not_there_or_cut_short_are_named(written):
         EasyVQA(task.root, shards=str(folder)).dataset("train")[7]
     with pytest.raises(ValueError, match="is of another number of rows"):
         write_shards(task.dataset("train"), folder, "train", per_shard=9)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}"])
+@pytest.mark.parametrize("name", ["train.json", "train-00001.json"])
+def test_a_damaged_index_is_named(written, name, damage):
+    task, folder = written
+    (folder / name).write_text(damage)
+    with pytest.raises(ValueError, match=rf"shards/{name} is damaged: .*; delete it and write"):
+        Shards(folder, "train")
+    with pytest.raises(ValueError, match=rf"shards/{name} is damaged: .*; delete it and write"):
+        write_shards(task.dataset("train"), folder, "train", per_shard=8)

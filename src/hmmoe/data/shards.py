@@ -54,7 +54,7 @@ def write_shards(
     total = len(rows)
     plan = {"rows": total, "per_shard": per_shard}
     index = folder / f"{split}.json"
-    if index.is_file() and {k: json.loads(index.read_text())[k] for k in plan} != plan:
+    if index.is_file() and {k: _index(index.read_bytes(), index)[k] for k in plan} != plan:
         raise ValueError(f"{index} is of another number of rows or rows per shard; choose another folder")
     starts = range(0, total, per_shard)
     done: dict[int, dict[str, Any]] = {}
@@ -79,6 +79,7 @@ class Shards:
 
     Raises:
         FileNotFoundError: there are no shards of that split.
+        ValueError: an index is damaged.
     """
 
     def __init__(self, where: str | Path, split: str):
@@ -111,7 +112,7 @@ class Shards:
     def _json(self, name: str) -> Any:
         try:
             with _opened(f"{self.where}/{name}") as file:
-                return json.loads(file.read())
+                return _index(file.read(), f"{self.where}/{name}")
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"the data file {name} does not exist in {self.where}; write shards with `hmmoe data shard`"
@@ -131,7 +132,7 @@ class _Write:
         stem = f"{self.split}-{start // self.per_shard:05d}"
         index = self.folder / f"{stem}.json"
         if index.is_file():
-            return json.loads(index.read_text())
+            return _index(index.read_bytes(), index)
         aside = self.folder / f".{stem}.tar.part"
         places, skipped = [], []
         with aside.open("wb") as file:
@@ -149,6 +150,19 @@ class _Write:
         shard = {"file": f"{stem}.tar", "places": places, "skipped": skipped}
         write_aside(index, json.dumps(shard).encode())
         return shard
+
+
+def _index(data: bytes, where: str | Path) -> dict[str, Any]:
+    """Of a split or of a shard."""
+    try:
+        index = json.loads(data)
+        if not (
+            {"shards", "rows", "per_shard"} <= index.keys() or {"file", "places", "skipped"} <= index.keys()
+        ):
+            raise ValueError("an entry is missing")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{where} is damaged: {error}; delete it and write the shards again") from None
+    return index
 
 
 def _packed(row: Mapping[str, Any], key: str) -> bytes:
