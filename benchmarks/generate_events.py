@@ -1,7 +1,7 @@
 """AVE and LLP as they are downloaded, mp4 files and annotations, from made material.
 
     python -m benchmarks.generate_events ave FOLDER --pack PACK     the pack ave_mini, its rows as videos
-    python -m benchmarks.generate_events llp FOLDER [--train 1000 --validation 150 --test 300]
+    python -m benchmarks.generate_events llp FOLDER [--train 500 --validation 150 --test 300]
 
 llp   In one or two stretches of a video something is seen and heard at once: a disc or a square, with a low
       or a high hum. What it is takes both: a disc with a low hum is a car and with a high one a motorcycle, a
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("set", choices=("ave", "llp"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pack", type=Path, help="folder of the pack ave_mini, for ave")
-    for split, count in (("train", 1000), ("validation", 150), ("test", 300)):
+    for split, count in (("train", 500), ("validation", 150), ("test", 300)):
         parser.add_argument(f"--{split}", type=int, default=count, help="videos, for llp")
     parser.add_argument("--side", type=int, default=64, help="pixels, for llp")
     parser.add_argument("--seed", type=int, default=0)
