@@ -6,6 +6,7 @@ A budget takes the largest rank whose share does not exceed it. Layers are count
 memory is used.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,10 +56,11 @@ def largest_within(budget: float, backbone: int, added: Callable[[int], int], wh
         extra = added(size)
         return extra / (backbone + extra)
 
-    if share(1) > budget:
+    if (least := share(1)) > budget:
+        digit = 10 ** (math.floor(math.log10(least)) - 3)  # the last of four; rounded up, so that it will do
         raise ValueError(
-            f"no {what} meets budget={budget:g}: the smallest share here, at {what} 1, is {share(1):.4g}; "
-            "raise the budget"
+            f"no {what} meets budget={budget:g}: the smallest share here, at {what} 1, is "
+            f"{math.ceil(least / digit) * digit:.4g}; raise the budget"
         )
     low, high = 1, 2
     while share(high) <= budget:

@@ -71,6 +71,7 @@ def jobs(monkeypatch):
             yield job, metrics | ({"test": {"accuracy": score - 1}} if job.test else {})
 
     monkeypatch.setattr(comparison, "run_all", answer)
+    monkeypatch.setattr(comparison, "in_worker", lambda *_: None)
     return started
 
 
@@ -257,8 +258,10 @@ def test_finished_runs_start_no_process_and_other_recipes_are_refused(recipe, sa
     job = Job("x", short.to_dict(), str(tmp_path / "run"), test=False)
     assert list(run_all([job], 1, 1, said[0].row)) == [(job, metrics)]
     other = Job("x", recipe(train={"max_steps": 3}).to_dict(), str(tmp_path / "run"))
+    fresh = Job("y", other.recipe, str(tmp_path / "fresh"))
     with pytest.raises(ValueError, match=r"another recipe \(it differs in train.max_steps\)"):
-        list(run_all([other], 1, 1, said[0].row))
+        next(run_all([fresh, other], 1, 1, said[0].row))
+    assert not (tmp_path / "fresh").exists()
 
 
 def test_the_command_compares_in_processes_and_resumes(recipe, tmp_path):

@@ -7,14 +7,14 @@ its seeds run at the best one. A run is a folder, so an interrupted comparison g
 import copy
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hmmoe.engine.progress import Display
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.result import collect, run_name, write
-from hmmoe.engine.workers import Job, run_all
+from hmmoe.engine.workers import Job, in_worker, run_all
 from hmmoe.errors import unknown
 from hmmoe.methods import METHODS, Budgeted, make_method, method_named
 
@@ -51,7 +51,8 @@ def compare(
         `{"recipe", "command", "machine", "metric", "sizes", "methods"}`, the form of benchmarks/results.
 
     Raises:
-        ValueError: an unknown method, no budget, numbers below 1, or an `out` that is no .json file.
+        ValueError: an unknown method, no budget or one that a method cannot meet, numbers below 1, an `out`
+            that is no .json file, or run folders of another recipe.
         ChildProcessError: a run failed.
     """
     for name, value in (("seeds", seeds), ("tune", tune), ("jobs", workers), ("threads", threads)):
@@ -78,6 +79,11 @@ def compare(
             test,
             str(memory),
         )
+
+    # A method whose first run has a folder was built before.
+    first = {name: job(name, rates[name][0], 0, tune == 1) for name in methods}
+    if new := {name: run.recipe for name, run in first.items() if not Path(run.folder).exists()}:
+        in_worker(_check_sizes, new)
 
     trials: dict[str, dict[float, float]] = {name: {} for name in methods}
     if tune > 1:
@@ -106,6 +112,13 @@ def compare(
     for path in (folder / "result.json", *([] if out is None else [out])):
         write(result, results, path)
     return result
+
+
+def _check_sizes(trees: Mapping[str, dict[str, Any]]) -> None:
+    """In a worker, since it loads towers."""
+    from hmmoe.engine.sizes import check_sizes
+
+    check_sizes(trees)
 
 
 def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Recipe:

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -40,19 +42,19 @@ def run_all(
         row: name -> where that run's progress reports go.
 
     Raises:
+        ValueError: the folder of a job is of another recipe; nothing has been run then.
         ChildProcessError: a run failed, with its sentence. The others are stopped and can be resumed.
     """
     context = multiprocessing.get_context("spawn")
-    waiting = list(reversed(jobs))
+    finished = {job: _done(job) for job in jobs}
+    yield from ((job, metrics) for job, metrics in finished.items() if metrics is not None)
+    waiting = [job for job in reversed(jobs) if finished[job] is None]
     running: dict[Connection, tuple[Job, Any, Report]] = {}
     with _environment(OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false"):
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
                     job = waiting.pop()
-                    if (done := _done(job)) is not None:
-                        yield job, done
-                        continue
                     receiver, sender = context.Pipe(duplex=False)
                     process = context.Process(target=_work, args=(job, sender), daemon=True)
                     process.start()
@@ -89,8 +91,27 @@ def _end(process: Any) -> None:
         process.join()
 
 
+def in_worker(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)` in a process of its own, so that what it loads is gone with it.
+
+    Raises:
+        ChildProcessError: the process died. Exceptions of `function` come through.
+    """
+    context = multiprocessing.get_context("spawn")
+    with (
+        _environment(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false"),
+        ProcessPoolExecutor(1, context, initializer=_watch_parent) as pool,
+    ):
+        try:
+            return pool.submit(function, *args).result()
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "the process that builds each method once died; is there memory?"
+            ) from None
+
+
 def _done(job: Job) -> dict[str, Any] | None:
-    """The metrics of a job that was finished before; a folder of another recipe is refused here, at once."""
+    """The metrics of a job that was finished before; a folder of another recipe is refused here."""
     run = RunDir(job.folder)
     run.check(Recipe.from_dict(job.recipe), resume=True)
     return run.metrics()
@@ -100,7 +121,7 @@ def _work(job: Job, pipe: Connection) -> None:
     """In the worker: train, and send reports, then metrics or an error's sentence."""
     from hmmoe.engine.train import train
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _watch_parent()
     try:
         metrics = train(
             Recipe.from_dict(job.recipe),
@@ -115,6 +136,11 @@ def _work(job: Job, pipe: Connection) -> None:
         pipe.send({"error": str(error)})
     finally:
         pipe.close()
+
+
+def _watch_parent() -> None:
+    """In a worker: see to it that it does not outlive its parent."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
