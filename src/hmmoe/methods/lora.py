@@ -19,7 +19,6 @@ class Lora(Budgeted):
     alpha: float = field(
         default=2.0, metadata=about("scale of the update, in multiples of the rank", above=0)
     )
-
     dropout: float = field(default=0.0, metadata=about("dropout before the down product", least=0, most=0.99))
 
     name = "lora"
@@ -33,7 +32,7 @@ class Lora(Budgeted):
         rank = self.solve_rank(sum(targets.values()), backbone)
         config = LoraConfig(
             r=rank,
-            lora_alpha=int(self.alpha * rank) or 1,
+            lora_alpha=self.alpha * rank,  # type: ignore[arg-type]  # PEFT only divides it by r
             lora_dropout=self.dropout,
             target_modules="|".join(
                 re.escape(name) for name in targets
