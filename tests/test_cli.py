@@ -173,6 +173,25 @@ def test_a_part_that_is_not_installed_is_one_sentence(run, monkeypatch, error, s
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "{recipe}", "--out", "{run}-new"], "interrupted; go on with --resume\n"),
+        (["compare", "{recipe}"], "interrupted; the same command goes on where it was\n"),
+        (["inspect", "{run}"], "interrupted\n"),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(run, monkeypatch, words, said):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("train.train", "compare.compare", "inspect.describe_run"):
+        monkeypatch.setattr(f"hmmoe.engine.{name}", stop)
+    done = call(*(w.format(recipe=run.parent / "toy.yaml", run=run) for w in words))
+    assert done.exit_code == 130
+    assert done.stderr == said
+
+
 def test_debug_shows_where_an_error_came_from():
     done = call("train", "absent.yaml", "--debug")
     assert isinstance(done.exception, FileNotFoundError)

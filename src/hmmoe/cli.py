@@ -24,6 +24,11 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
+# what an interrupted command says
+GO_ON = {"train": "; go on with --resume"} | dict.fromkeys(
+    ("compare", "robustness", "data_prepare"), "; the same command goes on where it was"
+)
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Recipe keys to change.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
@@ -37,7 +42,7 @@ def _plain_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            print("interrupted; go on with --resume", file=sys.stderr)
+            print("interrupted" + GO_ON.get(command.__name__, ""), file=sys.stderr)
             raise typer.Exit(130) from None
         except (ValueError, OSError, FloatingPointError) as error:
             if kwargs.get("debug"):
