@@ -2,7 +2,7 @@
 
 import pytest
 
-from hmmoe.engine.run import RunDir, environment, write_whole
+from hmmoe.engine.run import RunDir, environment, machine, write_whole
 
 
 def checkpoint(run, step, whole=True):
@@ -136,3 +136,9 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_whole(file, "two")
     assert [f.read_text() for f in file.parent.iterdir()] == ["one"]
+
+
+def test_the_machine_is_named_with_its_accelerator(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA H200")
+    assert machine().endswith(", NVIDIA H200")

@@ -133,9 +133,10 @@ def environment() -> dict[str, Any]:
 
 def machine() -> str:
     """The processor and accelerator in words, e.g. `Linux x86_64, 2 cores`."""
+    import torch  # here: a comparison leaves it to its workers until the end
+
     words = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch.cuda.is_available():
         words += f", {torch.cuda.get_device_name(0)}"
     return words
 
