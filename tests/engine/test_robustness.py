@@ -77,6 +77,24 @@ def test_the_shared_memory_changes_no_figure(compared, said, tmp_path):
         assert result["methods"]["hmmoe"]["values"][condition] == [alone]
 
 
+def test_variants_that_never_get_a_stream_are_left_out_by_name(compared, said, tmp_path):
+    import shutil
+
+    shutil.copytree(compared[0], tmp_path / "compare")
+    result = json.loads((tmp_path / "compare" / "result.json").read_text())
+    result["methods"] = {"deaf": result["methods"]["frozen"], **result["methods"]}
+    (tmp_path / "compare" / "result.json").write_text(json.dumps(result))
+    deaf = tmp_path / "compare" / run_name("deaf", 0.01, 0)
+    shutil.copytree(tmp_path / "compare" / run_name("frozen", 0.01, 0), deaf)
+    recipe = (deaf / "recipe.yaml").read_text()
+    (deaf / "recipe.yaml").write_text(recipe.replace("leave_out: []", "leave_out: [text]"))
+    display, out = said
+    found = robustness(tmp_path / "compare", levels=[1.0], display=display)
+    assert found["conditions"] == CONDITIONS
+    assert list(found["methods"]) == ["frozen", "hmmoe"]
+    assert "deaf is not tested: it never gets text" in out.getvalue()
+
+
 def test_fewer_rows_are_measured_apart(compared, said):
     folder, _ = compared
     result = robustness(folder, levels=[2.0], limit=8, display=said[0])

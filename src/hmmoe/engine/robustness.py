@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hmmoe.engine.progress import Display
+from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.result import run_name
 from hmmoe.engine.run import RunDir, machine, write_whole
 
@@ -28,6 +29,9 @@ def robustness(
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Test every run that the comparison in `folder` reports, under every condition.
+
+    Variants that leave streams out altogether, beside others that do not, have nothing to lose there: they
+    are left out and named.
 
     Args:
         levels: of noise, see `hmmoe.data.noise`.
@@ -57,7 +61,13 @@ def robustness(
         ]
         for name, method in result["methods"].items()
     }
-    conditions = _conditions(runs, levels)
+    recipes = {name: RunDir(folders[0]).recipe() for name, folders in runs.items()}
+    fewest = min(len(recipe.leave_out) for recipe in recipes.values())
+    for name, recipe in recipes.items():
+        if len(recipe.leave_out) > fewest:
+            del runs[name]
+            display.say(f"{name} is not tested: it never gets {' and '.join(recipe.leave_out)}")
+    conditions = _conditions(recipes[next(iter(runs))], levels)
     values: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
     measured = 0
     for condition, options in conditions.items():
@@ -111,11 +121,10 @@ def table(result: Mapping[str, Any]) -> Any:
     return view
 
 
-def _conditions(runs: Mapping[str, Sequence[Path]], levels: Sequence[float]) -> dict[str, dict[str, Any]]:
-    """Condition in words -> options of `evaluate`. All runs of a comparison have the same streams."""
+def _conditions(recipe: Recipe, levels: Sequence[float]) -> dict[str, dict[str, Any]]:
+    """Condition in words -> options of `evaluate`. All runs that are tested have the same streams."""
     from hmmoe.tasks import TASKS
 
-    recipe = RunDir(next(iter(runs.values()))[0]).recipe()
     task = TASKS[recipe.task["name"]]
     streams = [m for m in task.streams if m not in recipe.leave_out]
     groups = [[m for m in group if m in streams] for group in task.groups or [streams]]
