@@ -1,4 +1,4 @@
-"""full, bitfit and layernorm: exactly what they name learns, with the gradients of the plain model."""
+"""frozen, full, bitfit and layernorm: exactly what they name learns, with the plain model's gradients."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from hmmoe.methods import count_parts, make_method, share
 from hmmoe.tasks.heads import PooledHead
 
 LEARNS = {
+    "frozen": lambda name: False,
     "full": lambda name: True,
     "bitfit": lambda name: name.endswith("bias"),
     "layernorm": lambda name: any(word in name for word in ("norm", "LayerNorm", "layrnorm")),
@@ -19,10 +20,9 @@ LEARNS = {
 @pytest.mark.parametrize("name", LEARNS)
 def test_what_learns_and_its_gradients(name):
     _, model, plain = built(name)
-    learning = {k: p for k, p in model.towers.named_parameters() if p.requires_grad}
-    assert learning.keys() == {k for k, _ in plain.towers.named_parameters() if LEARNS[name](k)}
-    assert all(p.requires_grad for p in model.head.parameters())
-    inputs, theirs = batch(), dict(plain.towers.named_parameters())
+    learning = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    inputs, theirs = batch(), dict(plain.named_parameters())
+    assert learning.keys() == {k for k in theirs if k.startswith("head.") or LEARNS[name](k)}
     plain.load_state_dict(model.state_dict())
     wanted = [theirs[k].requires_grad_(True) for k in learning]
     found = torch.autograd.grad(model(**inputs).loss, learning.values(), allow_unused=True)
