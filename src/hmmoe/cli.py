@@ -191,7 +191,7 @@ def compare(
     budget: Annotated[
         float | None, typer.Option(help="Trainable share of every method with adapters.")
     ] = None,
-    tune: Annotated[int, typer.Option(help="Learning rates to try per method, chosen on validation.")] = 1,
+    tune: Annotated[int, typer.Option(help="Trials per method, of learning rates, on validation.")] = 1,
     jobs: Annotated[int, typer.Option(help="Runs at the same time.")] = 2,
     threads: Annotated[int, typer.Option(help="Processor threads per run.")] = 1,
     folder: Annotated[

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from hmmoe.engine import compare as comparison
-from hmmoe.engine.compare import compare, grid, opening, recipe_for
+from hmmoe.engine.compare import compare, opening, recipe_for
 from hmmoe.engine.progress import Display
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.result import table
@@ -57,6 +57,10 @@ def jobs(monkeypatch):
             started.append(job)
             train = job.recipe["train"]
             score = 90 - abs(train["learning_rate"] - 0.01) * 1000 + train["seed"]
+            score += 10 * (job.recipe["method"].get("alpha") == 4.0)
+            if train["learning_rate"] > 1:
+                yield job, {"diverged": "the loss became nan at step 1"}
+                continue
             metrics = {"metric": "accuracy", "validation": {"accuracy": score}, "parameters": {"share": 0.05}}
             metrics |= {
                 "seconds": 2.0,
@@ -147,12 +151,6 @@ def test_a_comparison_needs_a_budget(recipe):
         recipe_for(recipe(method={"name": "lora", "rank": 2}), "lora")
 
 
-def test_rates_are_spaced_evenly_in_the_logarithm():
-    assert grid(1e-3, 1) == [1e-3]
-    assert grid(1e-3, 3) == [0.00032, 0.001, 0.0032]
-    assert grid(1e-3, 2) == [0.00056, 0.0018]
-
-
 def test_every_method_gets_as_many_trials_and_validation_picks_the_rate(recipe, jobs, said, tmp_path):
     display, _ = said
     result = compare(
@@ -183,10 +181,47 @@ def test_every_method_gets_as_many_trials_and_validation_picks_the_rate(recipe, 
     assert "validation accuracy" in (tmp_path / "result.html").read_text()
 
 
+def test_options_are_tuned_within_the_same_number_of_trials(recipe, jobs, said, tmp_path):
+    result = compare(
+        recipe(rivals=ALIKE, search={"lora": {"alpha": [1.0, 4.0]}}),
+        ["frozen", "lora"],
+        seeds=2,
+        tune=4,
+        folder=tmp_path,
+        display=said[0],
+    )
+    tuning, final = [j for j in jobs if not j.test], [j for j in jobs if j.test]
+    tried = [(j.recipe["train"]["learning_rate"], j.recipe["method"].get("alpha")) for j in tuning]
+    assert [t for t in tried if t[1]] == [(0.0056, 1.0), (0.0056, 4.0), (0.018, 1.0), (0.018, 4.0)]
+    assert len(tried) == 8
+    lora = result["methods"]["lora"]
+    assert (lora["learning_rate"], lora["options"]) == (0.0056, {"alpha": 4.0})
+    assert list(lora["trials"]) == [f"{rate}, alpha {a}" for rate in (0.0056, 0.018) for a in (1.0, 4.0)]
+    assert {j.recipe["method"]["alpha"] for j in final if "lora" in j.folder} == {4.0}
+    assert (tmp_path / "lora-alpha-4.0-rate0.0056-seed1") in {Path(j.folder) for j in final}
+    assert all(j.recipe["search"] == {} for j in jobs)
+    assert "options" not in result["methods"]["frozen"]
+    assert "<b>0.0056, alpha 4.0: " in (tmp_path / "result.html").read_text()
+
+
+def test_a_trial_that_diverges_is_a_trial_and_stops_nothing(recipe, jobs, said, tmp_path):
+    display, wrote = said
+    own = recipe(rivals={"lora": {"learning_rate": 0.5}, "frozen": {"learning_rate": 0.5}})
+    result = compare(own, ["lora"], seeds=2, tune=3, folder=tmp_path, display=display)
+    lora = result["methods"]["lora"]
+    assert lora["trials"]["1.6"] is None
+    assert lora["learning_rate"] == 0.16
+    assert "lora seed 0 rate 1.6: the loss became nan at step 1" in wrote()
+    assert "1.6: diverged" in (tmp_path / "result.html").read_text()
+    hot = recipe(rivals={"lora": {"learning_rate": 50.0}})
+    with pytest.raises(ValueError, match="every trial of lora diverged; lower its learning_rate"):
+        compare(hot, ["lora"], seeds=2, tune=3, folder=tmp_path, display=display)
+
+
 def test_the_opening_line_says_what_and_how_long(recipe):
     line = opening(recipe(minutes=2), ["frozen", "lora"], seeds=3, tune=2, workers=2)
     assert line == (
-        "toy: frozen, lora; 3 seeds each after 2 learning rates tried on validation; 10 runs, 2 at a time, "
+        "toy: frozen, lora; 3 seeds each after 2 trials on validation; 10 runs, 2 at a time, "
         "about 10 minutes on a common CPU"
     )
 
@@ -219,13 +254,21 @@ def test_the_table_shows_spread_or_says_that_there_is_none(recipe, jobs, said, t
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"tune": 0}, "tune must be at least 1"),
         ({"workers": 0}, "jobs must be at least 1"),
+        ({"search": {"lra": {"alpha": [1.0]}}}, "unknown method in recipe key search 'lra', did you mean"),
+        ({"search": {"lora": {"alfa": [1.0]}}, "tune": 2}, r"method\.alfa.*did you mean 'alpha'"),
+        ({"search": {"lora": {"alpha": [1.0, 2.0]}}, "tune": 3}, "take tune=4"),
+        ({"search": {"lora": {"alpha": 1.0}}}, "search.lora.alpha must be a list of values, got 1.0"),
+        ({"search": {"lora": {"budget": [0.1]}}}, "search.lora may not name budget"),
+        ({"rivals": {"lra": {}}}, "unknown method in recipe key rivals 'lra', did you mean 'lora'"),
         ({"out": Path("result.html")}, "out must be a .json file, got 'result.html'"),
     ],
 )
 def test_bad_arguments_are_named(recipe, said, tmp_path, options, message):
+    keys = {key: options.pop(key) for key in ("search", "rivals") if key in options}
     with pytest.raises(ValueError, match=message):
         compare(
-            recipe(), **{"methods": ["lora"], "seeds": 1, "folder": tmp_path, "display": said[0]} | options
+            recipe(**keys),
+            **{"methods": ["lora"], "seeds": 1, "folder": tmp_path, "display": said[0]} | options,
         )
 
 
@@ -233,6 +276,27 @@ def test_a_failing_run_stops_the_comparison_with_its_sentence(recipe, said, tmp_
     tree = recipe().to_dict() | {"task": {"name": "nothing"}}
     with pytest.raises(ChildProcessError, match="run x: unknown task 'nothing'"):
         list(run_all([Job("x", tree, str(tmp_path / "run"))], 1, 1, said[0].row))
+
+
+def test_a_loss_that_is_not_finite_ends_a_search_with_an_answer_and_a_run_with_an_error(
+    recipe, said, tmp_path, monkeypatch
+):
+    from hmmoe.engine import workers
+
+    sent = []
+    pipe = type(
+        "Pipe", (), {"send": lambda self, message: sent.append(message), "close": lambda self: None}
+    )()
+    monkeypatch.setattr(workers, "_watch_parent", lambda: None)
+    tree = recipe(task={"name": "toy", "poison": 3}, train={"max_steps": 9}).to_dict()
+    for test in (False, True):
+        workers._work(Job("x", tree, str(tmp_path / str(test)), test), pipe)
+    search, run = [m for m in sent if "state" not in m]
+    assert search["metrics"]["diverged"].startswith("the loss became nan at step")
+    assert run["error"] == search["metrics"]["diverged"]
+    monkeypatch.setattr(workers, "_work", None)  # it is known from now on
+    known = Job("x", tree, str(tmp_path / "False"), False)
+    assert list(run_all([known], 1, 1, said[0].row)) == [(known, search["metrics"])]
 
 
 def test_workers_end_when_the_comparison_is_killed(recipe, tmp_path):

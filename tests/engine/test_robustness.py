@@ -8,10 +8,11 @@ from rich.console import Console
 from hmmoe.engine import evaluate as evaluation
 from hmmoe.engine.evaluate import evaluate
 from hmmoe.engine.progress import Display
-from hmmoe.engine.result import collect, run_name
+from hmmoe.engine.result import collect
 from hmmoe.engine.robustness import lost, robustness, table
 from hmmoe.engine.run import write_whole
 from hmmoe.engine.train import train
+from hmmoe.engine.trials import Trial
 
 CONDITIONS = ["clean", "no image", "no text", "image noise 1", "text noise 1"]
 
@@ -29,9 +30,9 @@ def compared(tmp_path_factory):
     for name in ("frozen", "hmmoe"):
         method = {"name": name} | ({"budget": 0.5, "points": 1} if name == "hmmoe" else {})
         recipe = Recipe.from_dict(tree | {"method": method})
-        chosen[name] = recipe.train.learning_rate
-        metrics[name] = {0: train(recipe, folder / run_name(name, chosen[name], 0))}
-    result = collect(recipe, "c", metrics, chosen, {name: {} for name in metrics})
+        chosen[name] = Trial(recipe.train.learning_rate)
+        metrics[name] = {0: train(recipe, folder / chosen[name].folder(name, 0))}
+    result = collect(recipe, "c", metrics, chosen, {name: [trial] for name, trial in chosen.items()})
     write_whole(folder / "result.json", json.dumps(result))
     return folder, metrics
 
@@ -68,7 +69,7 @@ def test_every_run_is_tested_under_every_condition_and_only_once(compared, said,
 def test_the_shared_memory_changes_no_figure(compared, said, tmp_path):
     folder, _ = compared
     result = robustness(folder, levels=[1.0], display=said[0])
-    run = folder / run_name("hmmoe", 0.01, 0)
+    run = folder / Trial(0.01).folder("hmmoe", 0)
     for condition, options in (
         ("no image", {"without": ["image"]}),
         ("text noise 1", {"noise": {"text": 1.0}}),
@@ -84,8 +85,8 @@ def test_variants_that_never_get_a_stream_are_left_out_by_name(compared, said, t
     result = json.loads((tmp_path / "compare" / "result.json").read_text())
     result["methods"] = {"deaf": result["methods"]["frozen"], **result["methods"]}
     (tmp_path / "compare" / "result.json").write_text(json.dumps(result))
-    deaf = tmp_path / "compare" / run_name("deaf", 0.01, 0)
-    shutil.copytree(tmp_path / "compare" / run_name("frozen", 0.01, 0), deaf)
+    deaf = tmp_path / "compare" / Trial(0.01).folder("deaf", 0)
+    shutil.copytree(tmp_path / "compare" / Trial(0.01).folder("frozen", 0), deaf)
     recipe = (deaf / "recipe.yaml").read_text()
     (deaf / "recipe.yaml").write_text(recipe.replace("leave_out: []", "leave_out: [text]"))
     display, out = said
@@ -99,7 +100,7 @@ def test_fewer_rows_are_measured_apart(compared, said):
     folder, _ = compared
     result = robustness(folder, levels=[2.0], limit=8, display=said[0])
     assert result["rows"] == 8
-    known = json.loads((folder / run_name("frozen", 0.01, 0) / "robustness.json").read_text())
+    known = json.loads((folder / Trial(0.01).folder("frozen", 0) / "robustness.json").read_text())
     assert known["clean, 8 rows"]["rows"] == 8
 
 
@@ -118,7 +119,7 @@ def test_what_is_lost_is_the_mean_over_all_conditions():
 )
 def test_bad_conditions_are_named(compared, options, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(compared[0] / run_name("frozen", 0.01, 0), **options)
+        evaluate(compared[0] / Trial(0.01).folder("frozen", 0), **options)
 
 
 @pytest.mark.parametrize(

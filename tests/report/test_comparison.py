@@ -88,6 +88,8 @@ def test_the_edge_of_the_grid_is_seen():
     assert at_edge({"trials": {"0.001": 1.0, "0.01": 2.0}, "learning_rate": 0.01})
     assert not at_edge({"trials": {"0.001": 1.0, "0.01": 2.0, "0.1": 1.0}, "learning_rate": 0.01})
     assert not at_edge({"trials": {}, "learning_rate": 0.01})
+    one_rate = {"trials": {"0.01, alpha 1": 1.0, "0.01, alpha 2": None}, "learning_rate": 0.01}
+    assert not at_edge(one_rate)  # only options were tuned
 
 
 def test_labels_keep_their_distance_and_their_order():

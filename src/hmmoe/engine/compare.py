@@ -1,7 +1,7 @@
 """`hmmoe compare`: several methods on one recipe: towers, rows, order, head, steps and budget alike.
 
-Every method gets the same number of learning rates to try, on seed 0 and judged by validation only; then all
-its seeds run at the best one. A run is a folder, so an interrupted comparison goes on where it was.
+Every method gets the same number of trials (see `trials`), on seed 0 and judged by validation only; then all
+its seeds run as the best one did. A run is a folder, so an interrupted comparison goes on where it was.
 """
 
 import copy
@@ -13,12 +13,11 @@ from typing import Any
 
 from hmmoe.engine.progress import Display
 from hmmoe.engine.recipe import Recipe
-from hmmoe.engine.result import collect, run_name, write
+from hmmoe.engine.result import collect, write
+from hmmoe.engine.trials import Trial, best, trials_of
 from hmmoe.engine.workers import Job, in_worker, run_all
 from hmmoe.errors import unknown
 from hmmoe.methods import METHODS, Budgeted, make_method, method_named
-
-SPACING = math.sqrt(10)  # between neighbouring learning rates of the grid
 
 
 def compare(
@@ -42,7 +41,8 @@ def compare(
         seeds: number of seeds, 0, 1, ….
         folder: where the runs go, one folder each.
         budget: trainable share of all methods that have adapters; the recipe's if not given.
-        tune: learning rates to try per method, around its own; 1 takes that one untried.
+        tune: trials per method, of learning rates around its own and what the recipe's `search` names; 1
+            takes its own untried.
         workers: runs at the same time, of `threads` threads each.
         command: how to repeat it, for the result.
         out: where the result goes, as JSON and as a page beside it; both also lie in `folder`.
@@ -51,8 +51,8 @@ def compare(
         `{"recipe", "command", "machine", "metric", "sizes", "methods"}`, the form of benchmarks/results.
 
     Raises:
-        ValueError: an unknown method, no budget or one that a method cannot meet, numbers below 1, an `out`
-            that is no .json file, or run folders of another recipe.
+        ValueError: an unknown method, no budget or one that a method cannot meet, numbers below 1, a `tune`
+            that `search` does not divide, an `out` that is no .json file, or run folders of another recipe.
         ChildProcessError: a run failed.
     """
     for name, value in (("seeds", seeds), ("tune", tune), ("jobs", workers), ("threads", threads)):
@@ -62,42 +62,52 @@ def compare(
         raise ValueError(f"methods must name each method once, got {', '.join(methods) or 'none'}")
     if out is not None and out.suffix != ".json":
         raise ValueError(f"out must be a .json file, got {str(out)!r}")
+    for key, allowed in (("rivals", [*METHODS]), ("search", [*METHODS, *recipe.variants])):
+        for name in getattr(recipe, key):
+            if name not in allowed:
+                raise ValueError(unknown(f"method in recipe key {key}", name, allowed))
     recipes = {name: recipe_for(recipe, name, budget) for name in methods}
-    rates = {name: grid(r.train.learning_rate, tune) for name, r in recipes.items()}
+    trials = {
+        name: trials_of(name, r.train.learning_rate, recipe.search.get(name, {}), tune)
+        for name, r in recipes.items()
+    }
+    for name, own in trials.items():
+        for trial in own:
+            make_method(recipes[name].method | trial.options)  # complain before anything runs
     folder = Path(folder)
     memory = folder / "memory"  # of frozen prefixes, while the comparison lasts
     display.say(opening(recipe, methods, seeds, tune, workers))
 
-    def job(name: str, rate: float, seed: int, test: bool) -> Job:
+    def job(name: str, trial: Trial, seed: int, test: bool) -> Job:
         tree = recipes[name].to_dict()
-        tree["train"] |= {"learning_rate": rate, "seed": seed}
+        tree["train"] |= {"learning_rate": trial.rate, "seed": seed}
+        tree["method"] |= trial.options
         kind = "" if test else "tune-"
         return Job(
-            f"{name} seed {seed} rate {rate:g}",
+            f"{name} seed {seed} rate {trial}",
             tree,
-            str(folder / (kind + run_name(name, rate, seed))),
+            str(folder / (kind + trial.folder(name, seed))),
             test,
             str(memory),
         )
 
+    # Methods in turn: the first run of each fills the memory for the next.
+    jobs = {job(name, trials[name][i], 0, tune == 1): (name, i) for i in range(tune) for name in methods}
+    first: dict[str, Job] = {}
+    for run, (name, i) in jobs.items():
+        first.setdefault(" ".join([name, *(f"{k}={v}" for k, v in trials[name][i].options.items())]), run)
     # A method whose first run has a folder was built before.
-    first = {name: job(name, rates[name][0], 0, tune == 1) for name in methods}
-    if new := {name: run.recipe for name, run in first.items() if not Path(run.folder).exists()}:
+    if new := {words: run.recipe for words, run in first.items() if not Path(run.folder).exists()}:
         in_worker(_check_sizes, new)
-
-    trials: dict[str, dict[float, float]] = {name: {} for name in methods}
     if tune > 1:
-        # Methods in turn: the first run of each fills the memory for the next.
-        pairs = [(name, rates[name][i]) for i in range(tune) for name in methods]
-        jobs = {job(*pair, 0, False): pair for pair in pairs}
         for done, metrics in run_all(list(jobs), workers, threads, display.row):
-            name, rate = jobs[done]
-            trials[name][rate] = metrics["validation"][metrics["metric"]]
-            display.say(f"{done.name}: validation {metrics['metric']} {trials[name][rate]:.2f}")
-    chosen = {
-        name: max(sorted(trials[name] or rates[name]), key=lambda r: trials[name].get(r, 0.0))
-        for name in methods
-    }
+            name, i = jobs[done]
+            if "diverged" in metrics:
+                display.say(f"{done.name}: {metrics['diverged']}")
+                continue
+            trials[name][i].value = metrics["validation"][metrics["metric"]]
+            display.say(f"{done.name}: validation {metrics['metric']} {trials[name][i].value:.2f}")
+    chosen = {name: best(name, trials[name]) for name in methods}
 
     results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in methods}
     finals = {job(name, chosen[name], seed, True): (name, seed) for seed in range(seeds) for name in methods}
@@ -141,7 +151,7 @@ def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Reci
     own = tree["method"]
     budget = own.get("budget") if budget is None else budget
     rival = dict(tree["rivals"].pop(method, {}))
-    tree["rivals"], tree["variants"] = {}, {}
+    tree["rivals"], tree["search"], tree["variants"] = {}, {}, {}
     if method == own["name"]:
         rate = tree["train"]["learning_rate"]
     else:
@@ -179,21 +189,12 @@ def _variant(recipe: Recipe, name: str) -> Recipe:
     return Recipe.from_dict(tree)
 
 
-def grid(middle: float, count: int) -> list[float]:
-    """`count` rates around `middle`, evenly spaced in the logarithm, two digits each.
-
-    >>> grid(1e-3, 3)
-    [0.00032, 0.001, 0.0032]
-    """
-    return [float(f"{middle * SPACING ** (i - (count - 1) / 2):.2g}") for i in range(count)]
-
-
 def opening(recipe: Recipe, methods: Sequence[str], seeds: int, tune: int, workers: int) -> str:
     """One line: what is going to happen, and about how long it takes."""
     runs = len(methods) * (seeds + (tune if tune > 1 else 0))
     line = f"{recipe.name}: {', '.join(methods)}; {seeds} seed{'s' * (seeds > 1)} each"
     if tune > 1:
-        line += f" after {tune} learning rates tried on validation"
+        line += f" after {tune} trials on validation"
     line += f"; {runs} runs, {workers} at a time"
     if recipe.minutes:
         line += f", about {math.ceil(runs / workers) * recipe.minutes:.0f} minutes on a common CPU"

@@ -112,6 +112,13 @@ class Recipe:
             "for compare: per other method its learning_rate and whatever else it should do differently"
         ),
     )
+    search: dict[str, dict[str, Any]] = field(
+        default_factory=dict,
+        metadata=about(
+            "for compare: per method or variant the options to tune beside the learning rate, each with its "
+            "values"
+        ),
+    )
     variants: dict[str, dict[str, Any]] = field(
         default_factory=dict,
         metadata=about(
@@ -137,10 +144,20 @@ class Recipe:
             )
         for stream, tower in self.towers.items():
             _named(tower, f"towers.{stream}")
-        for key in ("rivals", "variants"):
+        for key in ("rivals", "search", "variants"):
             for name, options in getattr(self, key).items():
                 if not isinstance(options, dict):
                     raise ValueError(f"recipe key {key}.{name} must be a mapping of options, got {options!r}")
+        for name, options in self.search.items():
+            for option, values in options.items():
+                if option in ("name", "budget", "rank", "learning_rate"):
+                    raise ValueError(
+                        f"recipe key search.{name} may not name {option}; size and rate have their own rules"
+                    )
+                if not isinstance(values, list) or not values:
+                    raise ValueError(
+                        f"recipe key search.{name}.{option} must be a list of values, got {values!r}"
+                    )
 
     @property
     def encoders(self) -> dict[str, dict[str, Any]]:

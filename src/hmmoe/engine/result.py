@@ -3,13 +3,14 @@
 import itertools
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hmmoe.engine.paired import best_rival, in_words, paired
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.run import machine, write_whole
+from hmmoe.engine.trials import Trial
 
 Runs = Mapping[str, Mapping[int, dict[str, Any]]]  # method -> seed -> the content of metrics.json
 
@@ -18,14 +19,14 @@ def collect(
     recipe: Recipe,
     command: str,
     runs: Runs,
-    chosen: Mapping[str, float],
-    trials: Mapping[str, Mapping[float, float]],
+    chosen: Mapping[str, Trial],
+    trials: Mapping[str, Sequence[Trial]],
 ) -> dict[str, Any]:
     """The result of a comparison, in the form of benchmarks/results.
 
     Args:
-        chosen: method -> its learning rate.
-        trials: method -> learning rate tried -> value on validation.
+        chosen: method -> what its runs were run with.
+        trials: method -> what it was chosen from; a single one was not tried.
     """
     any_run = next(iter(next(iter(runs.values())).values()))
     values = {m: [run["test"][run["metric"]] for run in _in_order(by_seed)] for m, by_seed in runs.items()}
@@ -38,9 +39,11 @@ def collect(
             "seconds": round(statistics.mean(run["seconds"] for run in own), 2),
             "step_seconds": round(statistics.mean(step_seconds(run) for run in own), 5),
             "peak_mib": max(run["peak_mib"] for run in own),
-            "learning_rate": chosen[name],
-            "trials": {f"{rate:g}": value for rate, value in sorted(trials[name].items())},
+            "learning_rate": chosen[name].rate,
+            "trials": {str(t): t.value for t in trials[name]} if len(trials[name]) > 1 else {},
         }
+        if chosen[name].options:
+            methods[name]["options"] = chosen[name].options
         rival = best_rival(values, name)
         if rival is not None:
             methods[name]["best_rival"] = {
@@ -71,11 +74,6 @@ def write(result: Mapping[str, Any], runs: Runs, path: Path) -> None:
     }
     write_whole(path.with_suffix(".html"), comparison_page(result, curves))
     write_whole(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-
-
-def run_name(method: str, rate: float, seed: int) -> str:
-    """The name of a run's folder in the comparison's."""
-    return f"{method}-rate{rate:g}-seed{seed}"
 
 
 def step_seconds(run: Mapping[str, Any]) -> float:

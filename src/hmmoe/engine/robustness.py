@@ -12,8 +12,8 @@ from typing import Any
 
 from hmmoe.engine.progress import Display
 from hmmoe.engine.recipe import Recipe
-from hmmoe.engine.result import run_name
 from hmmoe.engine.run import RunDir, machine, write_whole
+from hmmoe.engine.trials import Trial
 
 CLEAN = "clean"
 LEVELS = (0.5, 1.0, 2.0)
@@ -57,7 +57,8 @@ def robustness(
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     runs = {
         name: [
-            folder / run_name(name, method["learning_rate"], seed) for seed in range(len(method["values"]))
+            folder / Trial(method["learning_rate"], method.get("options", {})).folder(name, seed)
+            for seed in range(len(method["values"]))
         ]
         for name, method in result["methods"].items()
     }

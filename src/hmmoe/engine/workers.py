@@ -37,6 +37,8 @@ def run_all(
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Run the jobs, at most `workers` at a time; yield each with its metrics as it finishes.
 
+    A job without a test whose loss stops being finite has the metrics `{"diverged": why}`.
+
     Args:
         threads: of each worker's tensor operations.
         row: name -> where that run's progress reports go.
@@ -132,7 +134,13 @@ def _work(job: Job, pipe: Connection) -> None:
             report=lambda state: pipe.send({"state": state}),
         )
         pipe.send({"metrics": metrics})
-    except (ValueError, OSError, FloatingPointError) as error:
+    except FloatingPointError as error:
+        if job.test:
+            pipe.send({"error": str(error)})
+        else:  # an answer as good as any for a search, and known from now on
+            diverged = {"diverged": str(error)}
+            pipe.send({"metrics": RunDir(job.folder).finish(lambda _: diverged)})
+    except (ValueError, OSError) as error:
         pipe.send({"error": str(error)})
     finally:
         pipe.close()

@@ -18,6 +18,7 @@ def comparison_page(result: Mapping[str, Any], curves: Mapping[str, Sequence[Cur
         curves: method -> a learning curve of the metric on validation for each seed.
     """
     from hmmoe.engine.paired import in_words
+    from hmmoe.engine.trials import Trial
     from hmmoe.report.plots import against_share, learning_curves, strips
 
     methods = result["methods"]
@@ -29,6 +30,7 @@ def comparison_page(result: Mapping[str, Any], curves: Mapping[str, Sequence[Cur
             "std": statistics.stdev(methods[name]["values"]) if len(methods[name]["values"]) > 1 else None,
             "test": in_words(methods[name]["best_rival"]) if "best_rival" in methods[name] else None,
             "edge": at_edge(methods[name]),
+            "chosen": str(Trial(methods[name]["learning_rate"], methods[name].get("options", {}))),
             **methods[name],
         }
         for name in order
@@ -47,5 +49,5 @@ def comparison_page(result: Mapping[str, Any], curves: Mapping[str, Sequence[Cur
 
 def at_edge(method: Mapping[str, Any]) -> bool:
     """Was the best learning rate the smallest or the largest tried? A better one may then lie beyond."""
-    tried = [float(rate) for rate in method["trials"]]
+    tried = {float(trial.split(",")[0]) for trial in method["trials"]}
     return len(tried) > 1 and method["learning_rate"] in (min(tried), max(tried))
