@@ -44,7 +44,7 @@ class RunDir:
         if keys:
             raise ValueError(
                 f"run folder {str(self.path)!r} belongs to another recipe (it differs in {', '.join(keys)}); "
-                "choose another folder with --out, or remove it"
+                "choose another folder with --out (compare: --folder), or remove it"
             )
         if not resume:
             raise ValueError(
