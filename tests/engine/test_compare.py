@@ -259,12 +259,13 @@ def test_the_table_shows_spread_or_says_that_there_is_none(recipe, jobs, said, t
         ({"search": {"lora": {"alpha": [1.0, 2.0]}}, "tune": 3}, "take tune=4"),
         ({"search": {"lora": {"alpha": 1.0}}}, "search.lora.alpha must be a list of values, got 1.0"),
         ({"search": {"lora": {"budget": [0.1]}}}, "search.lora may not name budget"),
+        ({"task": {"name": "toy", "select_on": "test"}}, "selects on the test rows, which no comparison may"),
         ({"rivals": {"lra": {}}}, "unknown method in recipe key rivals 'lra', did you mean 'lora'"),
         ({"out": Path("result.html")}, "out must be a .json file, got 'result.html'"),
     ],
 )
 def test_bad_arguments_are_named(recipe, said, tmp_path, options, message):
-    keys = {key: options.pop(key) for key in ("search", "rivals") if key in options}
+    keys = {key: options.pop(key) for key in ("search", "rivals", "task") if key in options}
     with pytest.raises(ValueError, match=message):
         compare(
             recipe(**keys),

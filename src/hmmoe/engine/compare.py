@@ -52,7 +52,8 @@ def compare(
 
     Raises:
         ValueError: an unknown method, no budget or one that a method cannot meet, numbers below 1, a `tune`
-            that `search` does not divide, an `out` that is no .json file, or run folders of another recipe.
+            that `search` does not divide, an `out` that is no .json file, run folders of another recipe, or
+            a task that selects on the test rows.
         ChildProcessError: a run failed.
     """
     for name, value in (("seeds", seeds), ("tune", tune), ("jobs", workers), ("threads", threads)):
@@ -62,6 +63,8 @@ def compare(
         raise ValueError(f"methods must name each method once, got {', '.join(methods) or 'none'}")
     if out is not None and out.suffix != ".json":
         raise ValueError(f"out must be a .json file, got {str(out)!r}")
+    if recipe.task.get("select_on") == "test":
+        raise ValueError("task.select_on=test selects on the test rows, which no comparison may; remove it")
     for key, allowed in (("rivals", [*METHODS]), ("search", [*METHODS, *recipe.variants])):
         for name in getattr(recipe, key):
             if name not in allowed:
