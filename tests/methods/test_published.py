@@ -1,8 +1,10 @@
 """Sizes at the published scale, against what their own code was counted to have."""
 
+from pathlib import Path
+
 import pytest
 
-from hmmoe.methods.published import COUNTED, published_size, size_at
+from hmmoe.methods.published import COUNTED, main, published_size, size_at
 
 
 @pytest.mark.parametrize("name", COUNTED)
@@ -21,3 +23,12 @@ def test_at_a_budget_they_meet_it_with_the_head_apart(name):
 def test_other_methods_were_not_published_at_this_scale():
     with pytest.raises(ValueError, match="unknown method published at this scale 'lora'"):
         published_size("lora")
+
+
+def test_the_tables_of_the_docs_are_what_is_printed(capsys):
+    main(0.06)
+    docs = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    tables = capsys.readouterr().out.split("\n\n")
+    assert len(tables) == 2
+    for table in tables:
+        assert table.strip() in docs
