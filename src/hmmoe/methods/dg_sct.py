@@ -16,6 +16,7 @@ It departs from the published code where that cannot meet a budget of some per c
   place of C/2, 104 M otherwise;
 - the bottleneck has `rank` channels per group, instead of C/8; one adapter per fusion point and direction
   (see `fused`);
+- gates are there for every task (published: not for AVS); alpha and beta are options (MS3: 0.2 and 0.1);
 - the tokens' map that only the last published adapters pass on to the AVE head is not made, nor are the
   temporal part (a module after the encoders, part of the head) and `gate_tk`, which has no gradient.
 The published module whole, for counting and comparing: `DGSCTAdapter(…, hidden=C, rank=None, tokens=…)`.

@@ -11,6 +11,8 @@ It departs from the published code where that needs one Swin for both streams:
 - A bottleneck of `rank` channels per group for all streams, instead of C/8: that is what the budget solves
   for.
 - Masks: padding is not read, and not counted by the batch norms.
+- Gates and the start of T, uniform in [0, 1), are those of AVE for every task; published AVS and AVQA start T
+  at zero, and AVS leaves the gates out.
 """
 
 from collections.abc import Mapping
