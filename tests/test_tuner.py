@@ -158,6 +158,7 @@ def test_several_adapters_live_side_by_side(tmp_path):
     model.set_adapter("default")
     model.save_pretrained(tmp_path)
     same(answer(hmmoe.from_pretrained(pair(), tmp_path / "second")), second)
+    same(answer(hmmoe.from_pretrained(pair(), tmp_path, subfolder="second")), second)
     model.set_adapter("second")
     with model.disable_adapter():
         same(answer(model), frozen)
@@ -308,6 +309,9 @@ def test_the_meta_device_is_enough_to_solve_a_budget():
             {"widths": {"image": [16, 16, 16]}},
             r"widths\['image'\] must hold one width per fusion point, 2, got 3",
         ),
+        ({"points": [1, 2]}, r"points\[0\] must be stream -> number of its block, e.g. \{image: 0\}, got 1"),
+        ({"points": [{"image": "last", "text": 0}]}, r"points\[0\] must be stream -> number.*'last'"),
+        ({"modules_to_save": ["hed"]}, "unknown module in modules_to_save 'hed', did you mean 'head'"),
         ({"rank": None, "budget": 1e-5}, "smallest share"),
         ({"spans": {"a": [0, 2], "b": [2, None]}, "points": [{"a": 0, "b": 1}]}, "meet in one block"),
     ],
@@ -336,6 +340,16 @@ def wider() -> MultimodalModel:
     return MultimodalModel({"image": pair().towers["image"], "text": text}, nn.Identity())
 
 
+def of_another_family() -> MultimodalModel:
+    text = tf.ElectraModel(
+        tf.ElectraConfig(
+            vocab_size=50, embedding_size=24, hidden_size=24, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2,
+        )
+    )  # fmt: skip
+    return MultimodalModel({"image": pair().towers["image"], "text": text}, nn.Identity())
+
+
 def renamed() -> MultimodalModel:
     return MultimodalModel({"image": pair().towers["image"], "audio": pair().towers["text"]}, nn.Identity())
 
@@ -345,6 +359,7 @@ def renamed() -> MultimodalModel:
     [
         (wider, "for a stream 'text' 24 wide; this model's is 32 wide at towers.text.encoder.layer.0"),
         (lambda: pair(text_layers=3), "for a tower 'text' of 2 blocks; this model's has 3"),
+        (of_another_family, "for a tower 'text' of BertLayer blocks; this model's are ElectraLayer"),
         (renamed, "for streams image, text; this model has audio, image"),
     ],
 )
@@ -368,6 +383,8 @@ def test_damaged_and_foreign_files_say_so(tmp_path):
 
     file.write_bytes(whole[: len(whole) // 2])
     refused("cut short or no safetensors file")
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is cut short"):
+        hmmoe.get_peft_model(pair(), HMMoEConfig(rank=2)).load_adapter(tmp_path, "second")
     file.write_bytes(b"PK\x03\x04 not at all")
     refused("cut short or no safetensors file")
     save_file({"base_model.model.x.lora_A.weight": torch.zeros(1)}, file)
@@ -378,8 +395,19 @@ def test_damaged_and_foreign_files_say_so(tmp_path):
     refused(r"is \(1,\) there")
     save_file({**weights, some.replace("layers.1", "layers.9"): torch.zeros(1)}, file)
     refused("no place for")
+    file.write_bytes(whole)
+    config = (tmp_path / "adapter_config.json").read_text()
+    for text, says in (
+        (config[:50], r"adapter_config\.json is cut short"),
+        ("[]", r"adapter_config\.json is cut short or no adapter's config"),
+        (config.replace("HMMOE", "HMOE"), "unknown peft_type in .*'HMOE', did you mean 'HMMOE'"),
+    ):
+        (tmp_path / "adapter_config.json").write_text(text)
+        refused(says)
     file.unlink()
     refused("holds no adapter_model.safetensors")
+    (tmp_path / "adapter_model.bin").touch()
+    refused("weights load from safetensors only")
     with pytest.raises(ValueError, match=r"holds no adapter_config.json"):
         hmmoe.from_pretrained(pair(), tmp_path.parent)
 

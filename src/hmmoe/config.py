@@ -53,6 +53,13 @@ class HMMoEConfig(PeftConfig):
             "only."
         },
     )
+    blocks: dict[str, str] | None = field(
+        default=None,
+        metadata={
+            "help": "Modality -> class of its blocks. Filled in; a saved adapter fits towers of such blocks "
+            "only."
+        },
+    )
     rank: int | None = field(
         default=None, metadata={"help": "Channels of each expert. Give this or `budget`."}
     )

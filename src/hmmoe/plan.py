@@ -9,7 +9,7 @@ from torch import nn
 from hmmoe.config import HMMoEConfig
 from hmmoe.container import FrozenTowers
 from hmmoe.errors import unknown
-from hmmoe.streams.points import explicit, find_blocks, match_blocks, spread, spread_by_stage, stages
+from hmmoe.streams.points import explicit, find_blocks, match_blocks, spread, spread_by_stage, stages, unwrap
 from hmmoe.streams.widths import block_width
 
 
@@ -21,11 +21,13 @@ class Plan:
         blocks: stream -> paths of all its blocks.
         points: per fusion point stream -> index of its block.
         widths: per fusion point stream -> width of its states.
+        kinds: stream -> class of its blocks, by name.
     """
 
     blocks: dict[str, list[str]]
     points: list[dict[str, int]]
     widths: list[dict[str, int]]
+    kinds: dict[str, str]
 
     def at(self, path: str) -> list[tuple[int, str]]:
         """(fusion point, stream) pairs of the block at `path`."""
@@ -64,6 +66,12 @@ def make_plan(model: nn.Module, config: HMMoEConfig) -> Plan:
                 f"these adapters were made for a tower {m!r} of {depth} blocks; this model's has {depths[m]} "
                 f"({blocks[m][0]} …)"
             )
+    kinds = {m: type(unwrap(model.get_submodule(paths[0]))).__name__ for m, paths in blocks.items()}
+    for m, kind in sorted((config.blocks or {}).items()):
+        if m in kinds and kinds[m] != kind:
+            raise ValueError(
+                f"these adapters were made for a tower {m!r} of {kind} blocks; this model's are {kinds[m]}"
+            )
     points = _by_group(_points(config, blocks, depths), getattr(model, "groups", None))
     if config.spans is not None and any(len(set(point.values())) > 1 for point in points):
         raise ValueError(
@@ -77,7 +85,7 @@ def make_plan(model: nn.Module, config: HMMoEConfig) -> Plan:
         widths.append(
             {m: _width(model, config, m, blocks[m][i], turn[m], total[m]) for m, i in point.items()}
         )
-    return Plan(blocks, points, widths)
+    return Plan(blocks, points, widths, kinds)
 
 
 def resolved(config: HMMoEConfig, plan: Plan, rank: int) -> dict[str, Any]:
@@ -87,6 +95,7 @@ def resolved(config: HMMoEConfig, plan: Plan, rank: int) -> dict[str, Any]:
         "points": plan.points,
         "widths": {m: [w[m] for w in plan.widths if m in w] for m in streams},
         "depths": {m: len(plan.blocks[m]) for m in streams},
+        "blocks": {m: plan.kinds[m] for m in streams},
         "rank": rank,
         "budget": None,
     }

@@ -4,7 +4,9 @@ The tuner makes one `HMMoELayer` per fusion point and wraps the blocks that stan
 adapted model collect the routing of a forward and add the auxiliary losses to its loss in training.
 """
 
+import json
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +15,14 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import register_peft_method
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from peft.utils.peft_types import PeftType
 from torch import Tensor, nn
 
 from hmmoe.budget import solve_rank
 from hmmoe.callback import RoutingCallback
 from hmmoe.config import HMMoEConfig
 from hmmoe.container import FrozenTowers
+from hmmoe.errors import unknown
 from hmmoe.fusion import NO_MERGE, HMMoEBlock
 from hmmoe.layer import HMMoELayer
 from hmmoe.plan import Plan, make_plan, resolved
@@ -71,6 +75,7 @@ class HMMoEModel(BaseTuner):
             peft_config = replace(peft_config, sample_context=bool(getattr(self.model, "folded", ())))
         if peft_config.spans is None and peft_config.streams is None:
             peft_config = replace(peft_config, spans=getattr(self.model, "spans", None))
+        _check_modules(self.model, peft_config.modules_to_save or [])
         self._plan: Plan = make_plan(self.model, peft_config)
         options = {name: getattr(peft_config, name) for name in _OPTIONS}
         rank = peft_config.rank
@@ -253,6 +258,12 @@ class HMMoEPeftModel(PeftModel):
         """Print the four counts and the share adapters / (backbones + adapters)."""
         print(self.parameter_report())
 
+    def load_adapter(self, model_id: str | PathLike, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        """PEFT's, which would not say which file is damaged."""
+        if Path(model_id).exists():
+            _check_file(Path(model_id, kwargs.get("subfolder") or ""))
+        return super().load_adapter(str(model_id), adapter_name, *args, **kwargs)
+
     def create_or_update_model_card(self, output_dir: str) -> None:
         """PEFT's card, with the tag hmmoe and, where PEFT leaves a gap for a summary, ours."""
         from huggingface_hub import ModelCard
@@ -311,18 +322,35 @@ def from_pretrained(
     Raises:
         ValueError: no adapter there, a file that is damaged or not safetensors, or adapters of other towers.
     """
-    folder = Path(path)
-    if folder.exists():
-        _check_file(folder)
+    if Path(path).exists():
+        _check_file(Path(path, kwargs.get("subfolder") or ""))
     return HMMoEPeftModel.from_pretrained(model, str(path), adapter_name, **kwargs)
 
 
 def _check_file(folder: Path) -> None:
     config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    if (folder / "adapter_model.bin").is_file() and not weights.is_file():
+        raise ValueError(
+            f"{folder} holds adapter_model.bin, but weights load from safetensors only; save again"
+        )
     for file in (config, weights):
         if not file.is_file():
             raise ValueError(f"{folder} holds no {file.name}; give the folder that save_pretrained wrote")
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("peft_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{config} is cut short or no adapter's config ({error})") from error
+    if kind not in PeftType.__members__:
+        raise ValueError(unknown(f"peft_type in {config}:", kind, PeftType.__members__))
     check_safetensors(weights)
+
+
+def _check_modules(model: nn.Module, modules_to_save: list[str]) -> None:
+    """PEFT passes over names that no module has, and leaves a misspelt head untrained."""
+    paths = [path for path, _ in model.named_modules() if path]
+    for name in modules_to_save:
+        if not any(path.endswith(name) for path in paths):
+            raise ValueError(unknown("module in modules_to_save", name, {p.split(".")[0] for p in paths}))
 
 
 def _release_namesakes(model: nn.Module, modules_to_save: list[str]) -> None:

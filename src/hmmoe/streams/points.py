@@ -171,8 +171,8 @@ def explicit(points: Sequence[Mapping[str, int]], depths: Mapping[str, int]) -> 
     """Points named block by block, checked; negative indices count from the end.
 
     Raises:
-        ValueError: an unknown stream, a block that is not there, or blocks that do not rise from point to
-            point (towers run forward: such streams would wait for each other for ever).
+        ValueError: not of that form, an unknown stream, a block that is not there, or blocks that do not rise
+            from point to point (towers run forward: such streams would wait for each other for ever).
     """
     from hmmoe.errors import unknown
 
@@ -181,6 +181,11 @@ def explicit(points: Sequence[Mapping[str, int]], depths: Mapping[str, int]) -> 
     done: list[dict[str, int]] = []
     last: dict[str, int] = {}
     for number, point in enumerate(points):
+        if not isinstance(point, Mapping) or not all(type(index) is int for index in point.values()):
+            raise ValueError(
+                f"points[{number}] must be stream -> number of its block, e.g. {{{next(iter(depths))}: 0}}, "
+                f"got {point!r}"
+            )
         if not point:
             raise ValueError(f"points[{number}] names no stream")
         found = {}
