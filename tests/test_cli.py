@@ -1,6 +1,8 @@
 """The command line: quick help, every command on a tiny run, errors in one sentence with exit code 2."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,8 +143,6 @@ def test_a_user_s_slip_is_one_sentence_and_exit_code_2(run, words, said):
 
 
 def test_damaged_weights_are_named(run, tmp_path):
-    import shutil
-
     shutil.copytree(run, tmp_path / "cut")
     file = tmp_path / "cut" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
@@ -190,6 +190,29 @@ def test_an_interrupted_command_says_how_to_go_on(run, monkeypatch, words, said)
     done = call(*(w.format(recipe=run.parent / "toy.yaml", run=run) for w in words))
     assert done.exit_code == 130
     assert done.stderr == said
+
+
+def test_a_broken_row_in_a_loading_process_is_one_sentence(run, monkeypatch):
+    import toy
+
+    from hmmoe.data import MediaError
+
+    def read(self, split, row):
+        raise MediaError(f"image {row}.png cannot be decoded")
+
+    monkeypatch.setattr(toy.ToyTask, "read", read)
+    done = call("train", run.parent / "toy.yaml", "train.workers=1", "--out", run.parent / "broken")
+    assert done.exit_code == 2
+    assert re.fullmatch(r"error: image \d+\.png cannot be decoded\n", done.stderr)
+
+
+def test_a_damaged_metrics_file_is_named(run, tmp_path):
+    shutil.copytree(run, tmp_path / "cut")
+    (tmp_path / "cut" / "metrics.json").write_text("{")
+    for command in ("eval", "inspect"):
+        done = call(command, tmp_path / "cut")
+        assert done.exit_code == 2
+        assert re.search(r"metrics\.json' is damaged \(.*train the run again", done.stderr)
 
 
 def test_debug_shows_where_an_error_came_from():

@@ -47,7 +47,7 @@ def _plain_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         except (ValueError, OSError, FloatingPointError) as error:
             if kwargs.get("debug"):
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_sentence(error)}", file=sys.stderr)
             raise typer.Exit(2) from None
         except ImportError as error:
             if kwargs.get("debug"):
@@ -58,6 +58,14 @@ def _plain_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(2) from None
 
     return wrapped
+
+
+def _sentence(error: Exception) -> str:
+    """An error's own words, also where it comes from a loading process, wrapped in that one's traceback."""
+    text = str(error)
+    if "\nOriginal Traceback" in text:
+        text = text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    return text
 
 
 def _print_keys(wanted: bool) -> None:
@@ -391,6 +399,7 @@ def _quiet() -> None:
     import warnings
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
 

@@ -58,7 +58,9 @@ def load_folder(
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"the config of tower {source!r} cannot be read: {_first_line(error)}") from error
+        mend = "" if folder.is_dir() else "; check the hub id and the network, or give a local folder"
+        said = _first_line(error).rstrip(".")
+        raise ValueError(f"the config of tower {source!r} cannot be read: {said}{mend}") from error
     model = _part(_load(source, config), part, source)
     module = freeze(model)
     modality = _modality(module, source)

@@ -72,9 +72,20 @@ class RunDir:
         return Recipe.load(file)
 
     def metrics(self) -> dict[str, Any] | None:
-        """What the finished run measured; None while it is unfinished."""
+        """What the finished run measured; None while it is unfinished.
+
+        Raises:
+            ValueError: metrics.json is damaged.
+        """
         file = self.path / "metrics.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{str(file)!r} is damaged ({error}); train the run again in a new folder"
+            ) from None
 
     def finished_metrics(self) -> dict[str, Any]:
         """`metrics`, or an error that tells how to finish the run."""

@@ -162,7 +162,7 @@ class RunTrainer(Trainer):
             what
             + (f", first in {where}" if where else "")
             + (f"; the last good checkpoint is {str(kept)!r}" if kept else "; there was no checkpoint yet")
-            + ". A lower learning_rate is the usual mend."
+            + "; a lower learning_rate is the usual mend"
         )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
