@@ -1,6 +1,7 @@
 """Progress is visible on a terminal and in a log file alike."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -49,6 +50,18 @@ def test_two_runs_show_phase_loss_metric_rate_and_time_left(terminal, monkeypatc
     ):
         assert words in text
     assert terminal or "s left" in text
+
+
+def test_80_columns_hold_loss_metric_rate_and_time_left(monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) / 10)
+    out = io.StringIO()
+    with Display(Console(file=out, width=80, force_terminal=True)) as display:
+        report = display.row("hmmoe-rate0.003-seed0")
+        for s in range(0, 1800, 3):
+            report({"phase": "train", "step": s, "steps": 1872, "rows": 8, "loss": 1.2, "metric": 92.31})
+        display.live.refresh()
+    assert re.search(r"loss 1\.200 val 92\.31 \d+ rows/s\S* \S*\d\d:\d\d", out.getvalue())
 
 
 def test_reports_that_were_held_up_and_come_at_once_hardly_change_the_rate(monkeypatch):

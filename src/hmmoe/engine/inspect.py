@@ -36,7 +36,9 @@ def describe_run(path: str | Path) -> Iterator[Any]:
 
     routing = metrics.get("routing")
     if routing:
-        view = Table("point", "stream", *routing["experts"], title="mean gate weight on the test rows")
+        view = Table(title="mean gate weight on the test rows")
+        for name in ("point", "stream", *routing["experts"]):
+            view.add_column(name, overflow="fold")  # narrow terminals break a name, they do not cut it
         for number, point in enumerate(routing["points"]):
             for stream, weights in point.items():
                 view.add_row(str(number), stream, *(f"{w:.2f}" for w in weights))

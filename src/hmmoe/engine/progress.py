@@ -21,12 +21,12 @@ class Display:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.live = Progress(
-            TextColumn("{task.description:<24}"),
-            TextColumn("{task.fields[phase]:<9}"),
+            TextColumn("{task.description}"),  # all as narrow as can be, so that 80 columns hold it
+            TextColumn("{task.fields[phase]}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed:>5.0f}/{task.total:.0f}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[words]}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             console=self.console,
             disable=not self.console.is_terminal,
             expand=True,
@@ -119,4 +119,4 @@ def _words(state: dict[str, Any], speed: float) -> str:
         words.append(f"val {state['metric']:.4g}")
     if speed:
         words.append(f"{speed:.0f} rows/s")
-    return " · ".join(words)
+    return " ".join(words)
