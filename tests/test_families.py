@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import hmmoe
 from hmmoe import HMMoEConfig, MultimodalModel
+from small import wake
 
 COMMON = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 IMAGE = {**COMMON, "image_size": 16, "patch_size": 8}
@@ -316,6 +317,26 @@ def test_disabled_is_the_frozen_model_and_every_adapter_learns_and_comes_back(fa
     model.save_pretrained(tmp_path)
     again = hmmoe.from_pretrained(build(family), tmp_path)
     torch.testing.assert_close(answer(again, batch), learned, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", [f for f, (_, make) in FAMILIES.items() if "attention_mask" in make()])
+def test_what_stands_in_padding_reaches_no_stream(family):
+    model = wake(hmmoe.get_peft_model(build(family), HMMoEConfig(rank=8)), 0.5).eval()
+    batch = inputs(family)
+
+    def other(change_real: bool) -> Tensor:
+        given = dict(batch["family"])
+        kept = given["attention_mask"].bool() ^ change_real
+        for name in {"input_ids", "input_values"} & set(given):
+            x = given[name]
+            given[name] = torch.where(kept, x, x.new_full((), 7) if name == "input_ids" else 3 - x)
+        with torch.no_grad():
+            return model(family=given, other=batch["other"], output_states=True).states["other"]
+
+    with torch.no_grad():
+        expected = model(**batch, output_states=True).states["other"]
+    torch.testing.assert_close(other(False), expected, rtol=0, atol=0)
+    assert not torch.equal(other(True), expected)
 
 
 def test_vilt_meets_itself_within_one_sequence(tmp_path):

@@ -3,6 +3,8 @@ import pickle
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from hmmoe.layer import HMMoELayer
 from reference import ORDER, hmmoe_reference
@@ -79,11 +81,11 @@ def test_equals_the_loop_per_expert_with_padding(streams, router):
     assert_equal_to_reference(layer, states, padding(states), per_token=router == "token")
 
 
-@pytest.mark.parametrize("streams", [2, 3])
+@pytest.mark.parametrize("streams", [1, 2, 3])
 def test_equals_the_loop_per_expert_with_a_stream_missing_in_a_sample(streams):
     states = tokens(STREAMS[streams])
     masks = padding(states)
-    masks["image"][1] = False
+    masks["text" if streams == 1 else "image"][1] = False
     assert_equal_to_reference(make(STREAMS[streams]), states, masks)
 
 
@@ -150,6 +152,25 @@ def test_every_kind_of_expert_passes_gradcheck(kind):
         return updates["a"], updates["v"], routing.balance, routing.z
 
     assert torch.autograd.gradcheck(run, (a, v, *parameters))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"router": "token"}, {"top_k": 2}, {"latents": 2, "exact_tokens": 2}], ids=str
+)
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_all_experts_together_pass_gradcheck_with_padding_and_a_missing_stream(streams, options):
+    widths = dict(list({"a": 2, "t": 2, "v": 3}.items())[:streams])
+    layer = make(widths, rank=1, experts=dict.fromkeys(ORDER, 1), **options)
+    states = {m: torch.randn(2, 3, d, dtype=torch.float64, requires_grad=True) for m, d in widths.items()}
+    masks = {m: torch.tensor([[True, True, False], [True, True, True]]) for m in widths}
+    masks["a"][1] = streams == 1  # a lone stream that is missing has no gradient at all
+    parameters = list(layer.parameters())
+
+    def run(*_):
+        updates, routing = layer(states, masks)
+        return *updates.values(), routing.balance, routing.z
+
+    assert torch.autograd.gradcheck(run, (*states.values(), *parameters), fast_mode=True)
 
 
 @pytest.mark.parametrize("router", ["sample", "token"])
@@ -269,6 +290,49 @@ def test_no_weight_depends_on_the_number_of_tokens():
     for counts in ((1, 1), (3, 2), (40, 70)):
         updates, _ = layer(tokens(STREAMS[2], counts=counts))
         assert [u.shape[1] for u in updates.values()] == list(counts)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_work_is_linear_in_tokens_beyond_the_threshold(masked):
+    layer = make(STREAMS[3], latents=2, exact_tokens=8)
+
+    def work(n):
+        states = tokens(STREAMS[3], counts=(n, n, n))
+        masks = {m: torch.ones(3, n, dtype=torch.bool) for m in states} if masked else None
+        with FlopCounterMode(display=False) as counter:
+            updates, _ = layer(states, masks)
+            sum(u.sum() for u in updates.values()).backward()
+        return counter.get_total_flops()
+
+    few, some, many = work(16), work(32), work(64)
+    assert many - some == 2 * (some - few)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails at whatever needs a tensor's values on the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "equal")
+        assert name != "index" or not any(i is not None and i.dtype == torch.bool for i in args[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", [{}, {"router": "token"}, {"router": "uniform"}, {"top_k": 2}], ids=str)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_layer_that_is_standardised_never_waits_for_the_device(training, options):
+    layer = make(STREAMS[3], modality_dropout=0.1, sample_context=True, **options)
+    states = tokens(STREAMS[3], batch=4, counts=(70, 70, 70))
+    masks = padding(states, batch=4)
+    layer(states, masks, steps=2)  # measures its standard, once
+    layer.train(training)
+    for given in (states, {m: states[m] for m in ("audio", "text")}):
+        with NoWaiting():
+            updates, routing = layer(given, {m: masks[m] for m in given}, steps=2)
+            (sum(u.sum() for u in updates.values()) + routing.balance + routing.z).backward()
+    layer.train().standardised = False
+    with pytest.raises(AssertionError), NoWaiting():
+        layer(states, masks, steps=2)
 
 
 def test_the_order_of_streams_and_experts_does_not_matter():

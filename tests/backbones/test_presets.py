@@ -9,7 +9,7 @@ from hmmoe.backbones.presets import PRESETS, main, sizes
 def test_a_budget_of_six_per_cent_lands_between_five_and_six(name):
     row = sizes(name, 0.06)
     assert 0.05 < row["share"] <= 0.06
-    assert row["points"] in (12, 24)
+    assert row["points"] in ((12,) if name == "swinv2-l+hts-at" else (12, 24))
     added = row["adapter"] + row["router"]
     assert row["share"] == pytest.approx(added / (row["backbone"] + added))
 
