@@ -13,10 +13,10 @@ from small import collate, pair, rows
 ADDED = [name for name, method in METHODS.items() if issubclass(method, Budgeted)]
 
 
-def adapted(name):
+def adapted(name, **options):
     """With adapters far from their start; BERT's second block and CLIP's second and fourth are adapted."""
     torch.manual_seed(1)
-    model = make_method({"name": name, "rank": 2, "points": 2}).build(pair())
+    model = make_method({"name": name, "rank": 2, "points": 2, **options}).build(pair())
     with torch.no_grad():
         for path, p in model.named_parameters():
             if p.requires_grad and "head" not in path:
@@ -64,6 +64,17 @@ def test_a_stream_may_be_missing_for_a_sample(name):
         whole = model(**inputs).logits
     torch.testing.assert_close(mixed[there], whole[there])
     assert not torch.equal(mixed[~there], whole[~there])
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_dropout_acts_in_training_only(name):
+    plain, dropping = adapted(name), adapted(name, dropout=0.5)
+    dropping.load_state_dict(plain.state_dict())
+    inputs = collate(rows(4))
+    assert torch.equal(plain.train()(**inputs).logits, plain(**inputs).logits)
+    assert not torch.equal(dropping.train()(**inputs).logits, dropping(**inputs).logits)
+    dropping.load_state_dict(plain.state_dict())  # batch norms have moved on
+    assert torch.equal(plain.eval()(**inputs).logits, dropping.eval()(**inputs).logits)
 
 
 @pytest.mark.parametrize("name", ADDED)

@@ -34,5 +34,5 @@ class Adapter(InPlaceBudgeted):
             tower_parameters(model), lambda r: sum(bottleneck_parameters(w, w, r) for w in widths)
         )
         for block, name, width in places:
-            after(block, name, Bottleneck(width, width, rank, gelu))
+            after(block, name, Bottleneck(width, width, rank, gelu, dropout=self.dropout))
         return model

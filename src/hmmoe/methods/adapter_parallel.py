@@ -36,5 +36,6 @@ class AdapterParallel(InPlaceBudgeted):
         sizes = [(inputs, outputs) for _, _, inputs, outputs in places]
         rank = self.solve(tower_parameters(model), lambda r: sum(bottleneck_parameters(*s, r) for s in sizes))
         for block, seam, inputs, outputs in places:
-            parallel(block, seam, Bottleneck(inputs, outputs, rank, relu, self.scale))
+            adapter = Bottleneck(inputs, outputs, rank, relu, self.scale, self.dropout)
+            parallel(block, seam, adapter)
         return model

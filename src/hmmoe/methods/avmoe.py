@@ -61,6 +61,7 @@ class AVMoE(Fused):
                 latents=self.latents,
                 groups=self.groups,
                 batch_norm=self.batch_norm,
+                dropout=self.dropout,
                 rank=rank,
             ),
         )

@@ -60,6 +60,7 @@ class DGSCT(Fused):
                 latents=self.latents,
                 groups=self.groups,
                 batch_norm=self.batch_norm,
+                dropout=self.dropout,
                 rank=rank,
                 alpha=self.alpha,
                 beta=self.beta,

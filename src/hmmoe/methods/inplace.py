@@ -1,11 +1,12 @@
 """Methods that change a model in place: what learns goes to one safetensors file and comes back from it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hmmoe.methods.base import Budgeted, Method
+from hmmoe.options import about
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,6 +36,10 @@ class InPlace(Method):
 @dataclass
 class InPlaceBudgeted(InPlace, Budgeted):
     """The same, sized by a budget or a rank."""
+
+    dropout: float = field(
+        default=0.0, metadata=about("dropout between an adapter's down and up products", least=0, most=0.99)
+    )
 
     def solve(self, backbone: int, added: Callable[[int], int]) -> int:
         """The rank to use, where rank r trains `added(r)` parameters beside `backbone` frozen ones.

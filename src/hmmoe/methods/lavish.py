@@ -52,6 +52,7 @@ class Lavish(Fused):
                 latents=self.latents,
                 groups=self.groups,
                 batch_norm=self.batch_norm,
+                dropout=self.dropout,
                 rank=rank,
             ),
         )

@@ -53,7 +53,8 @@ class UniAdapter(InPlaceBudgeted):
 
         rank = self.solve(tower_parameters(model), added)
         for places in points:
-            down = beside(NormedDown(max(place[2] for place in places), rank), places[0][0])
+            widest = max(place[2] for place in places)
+            down = beside(NormedDown(widest, rank, self.dropout), places[0][0])
             for block, seam, _, outputs in places:
                 parallel(block, seam, nn.Sequential(down, Up(rank, outputs, self.scale)))
         return model

@@ -50,7 +50,7 @@ class VLAdapter(InPlaceBudgeted):
             lambda r: tuned + sum(bottleneck_parameters(w, w, r) for w in widths),
         )
         for width, places in zip(widths, shared.values(), strict=True):
-            adapter = beside(SharedBottleneck(width, rank, gelu), places[0][0])
+            adapter = beside(SharedBottleneck(width, rank, gelu, self.dropout), places[0][0])
             for block, name, _ in places:
                 after(block, name, adapter)
         return model

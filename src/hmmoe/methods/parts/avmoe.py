@@ -18,7 +18,7 @@ class AVMoEAdapter(nn.Module):
         size: channels of each bottleneck.
         router: widths of the router's two hidden layers.
         latents: K.
-        groups, batch_norm: see `GatedBottleneck`.
+        groups, batch_norm, dropout: see `GatedBottleneck`.
         rank, tokens: see `Reader`.
     """
 
@@ -35,13 +35,14 @@ class AVMoEAdapter(nn.Module):
         groups: int,
         batch_norm: bool,
         rank: int | None,
+        dropout: float = 0.0,
         tokens: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
         self.reader = Reader(width, others, rank=rank, tokens=tokens)
         self.attentions = nn.ModuleList(LatentAttention(width, latents) for _ in range(cross))
         self.bottlenecks = nn.ModuleList(
-            GatedBottleneck(width, size, groups, batch_norm=batch_norm, relu=e < cross)
+            GatedBottleneck(width, size, groups, batch_norm=batch_norm, relu=e < cross, dropout=dropout)
             for e in range(cross + uni)
         )
         first, second = router

@@ -6,6 +6,7 @@ A missing stream has no tokens: attention over them adds nothing, and their mean
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmmoe.errors import unknown
@@ -145,10 +146,21 @@ class GatedBottleneck(nn.Module):
         groups: down and up map each of so many slices of the channels by itself (a grouped 1x1 convolution).
         batch_norm: with both BN.
         relu: with φ = ReLU; none otherwise.
+        dropout: of what φ returns, in training.
     """
 
-    def __init__(self, width: int, size: int, groups: int, *, batch_norm: bool, relu: bool = True) -> None:
+    def __init__(
+        self,
+        width: int,
+        size: int,
+        groups: int,
+        *,
+        batch_norm: bool,
+        relu: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.before, self.post = nn.LayerNorm(width), nn.LayerNorm(width)
         self.down, self.up = GroupedLinear(width, size, groups), GroupedLinear(size, width, groups)
         self.norm1 = TokenBatchNorm(size) if batch_norm else None
@@ -159,7 +171,7 @@ class GatedBottleneck(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         z = self.down(self.before(x))
         z = z if self.norm1 is None else self.norm1(z, mask)
-        z = self.up(z.relu() if self.relu else z)
+        z = self.up(F.dropout(z.relu() if self.relu else z, self.dropout, self.training))
         z = z if self.norm2 is None else self.norm2(z, mask)
         return self.gate * self.post(z)
 

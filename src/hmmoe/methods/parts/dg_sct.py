@@ -16,7 +16,7 @@ class DGSCTAdapter(nn.Module):
         size: channels of the bottleneck.
         hidden: channels of the attentions, half of it where they are narrow; published: C.
         latents: K.
-        groups, batch_norm: see `GatedBottleneck`.
+        groups, batch_norm, dropout: see `GatedBottleneck`.
         rank, tokens: see `Reader`.
         alpha, beta: weights of channel and spatial attention.
     """
@@ -32,6 +32,7 @@ class DGSCTAdapter(nn.Module):
         groups: int,
         batch_norm: bool,
         rank: int | None,
+        dropout: float = 0.0,
         tokens: Mapping[str, tuple[int, int]] | None = None,
         alpha: float = 0.3,
         beta: float = 0.05,
@@ -43,7 +44,7 @@ class DGSCTAdapter(nn.Module):
         self.a1, self.v1 = nn.Linear(width, hidden), nn.Linear(width, hidden)
         self.wb, self.wc = nn.Linear(hidden, half), nn.Linear(half, width)
         self.a2, self.v2, self.ws = nn.Linear(width, half), nn.Linear(width, half), nn.Linear(half, 1)
-        self.bottleneck = GatedBottleneck(width, size, groups, batch_norm=batch_norm)
+        self.bottleneck = GatedBottleneck(width, size, groups, batch_norm=batch_norm, dropout=dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, read: Read) -> tuple[Tensor, None]:
         y, real = self.reader(x, read)

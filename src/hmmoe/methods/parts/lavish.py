@@ -15,7 +15,7 @@ class LavishAdapter(nn.Module):
         others: stream -> width, of what is read.
         size: channels of the bottleneck.
         latents: K.
-        groups, batch_norm: see `GatedBottleneck`.
+        groups, batch_norm, dropout: see `GatedBottleneck`.
         rank: of the layer between widths, see `Reader`.
     """
 
@@ -29,11 +29,12 @@ class LavishAdapter(nn.Module):
         groups: int,
         batch_norm: bool,
         rank: int | None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.reader = Reader(width, others, rank=rank, same=True)
         self.attention = LatentAttention(width, latents)
-        self.bottleneck = GatedBottleneck(width, size, groups, batch_norm=batch_norm)
+        self.bottleneck = GatedBottleneck(width, size, groups, batch_norm=batch_norm, dropout=dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, read: Read) -> tuple[Tensor, None]:
         y, real = self.reader(x, read)
