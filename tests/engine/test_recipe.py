@@ -116,6 +116,13 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path):
             Recipe.load(tmp_path / f"{name}.yaml")
 
 
+def test_a_file_that_is_no_mapping_is_named(tmp_path):
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    for overrides in ((), ("name=x",), ("train.seed=1",)):
+        with pytest.raises(ValueError, match=r"list\.yaml' must be a mapping of keys, got \['a', 'b'\]"):
+            Recipe.load(tmp_path / "list.yaml", overrides)
+
+
 def test_every_field_has_help():
     assert all(help for _, _, help in describe(Recipe))
     assert ("train.batch_size", "32", "rows per step") in describe(Train, "train")

@@ -176,8 +176,7 @@ class Recipe:
         tree = _read(path)
         for override in overrides:
             _override(tree, override)
-        if isinstance(tree, dict):
-            tree.setdefault("name", path.stem)
+        tree.setdefault("name", path.stem)
         return cls.from_dict(tree)
 
     @classmethod
@@ -230,7 +229,9 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Any:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(tree, dict) and "base" in tree:
+    if not isinstance(tree, dict):
+        raise ValueError(f"recipe {str(path)!r} must be a mapping of keys, got {tree!r}")
+    if "base" in tree:
         base = tree.pop("base")
         if not isinstance(base, str):
             raise ValueError(f"recipe key base must be the path of a recipe, got {base!r}")
