@@ -15,14 +15,14 @@ from hmmoe.engine.compare import compare, opening, recipe_for
 from hmmoe.engine.progress import Display
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.result import table
-from hmmoe.engine.workers import Job, run_all
+from hmmoe.engine.workers import Job, in_worker, run_all
 from hmmoe.methods import METHODS
 from hmmoe.options import difference
 
 HANG = """
 import os, time
 from hmmoe.engine import train
-from hmmoe.engine.workers import Job, run_all
+from hmmoe.engine.workers import Job, in_worker, run_all
 
 def hang(*_, **__):
     print(os.getpid(), flush=True)
@@ -277,6 +277,13 @@ def test_a_failing_run_stops_the_comparison_with_its_sentence(recipe, said, tmp_
     tree = recipe().to_dict() | {"task": {"name": "nothing"}}
     with pytest.raises(ChildProcessError, match="run x: unknown task 'nothing'"):
         list(run_all([Job("x", tree, str(tmp_path / "run"))], 1, 1, said[0].row))
+
+
+def test_errors_of_a_function_in_a_worker_come_through_and_its_death_is_named():
+    with pytest.raises(ValueError, match="invalid literal"):
+        in_worker(int, "x")
+    with pytest.raises(ChildProcessError, match="a worker died"):
+        in_worker(os._exit, 3)
 
 
 def test_a_loss_that_is_not_finite_ends_a_search_with_an_answer_and_a_run_with_an_error(
