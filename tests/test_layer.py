@@ -369,6 +369,7 @@ def test_runs_under_bf16_autocast_and_keeps_the_streams_dtype():
         ({"experts": {"afine": 2}}, "unknown expert 'afine', did you mean 'affine'"),
         ({"experts": {"affine": -1}}, r"experts\['affine'\] must be a whole number"),
         ({"experts": {}}, "experts must name at least one"),
+        ({"experts": ["affine"]}, r"experts must be kind -> number, e.g. \{'affine': 2\}, got \['affine'\]"),
         ({"router": "tokens"}, "unknown router 'tokens', did you mean 'token'"),
         ({"rank": 0}, "rank must be at least 1"),
         ({"top_k": 9}, "top_k must be between 1 and the 7 experts"),

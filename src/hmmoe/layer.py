@@ -347,8 +347,11 @@ def check_experts(experts: Mapping[str, int]) -> dict[str, int]:
     """Expert counts in the registry's order, without kinds that count 0.
 
     Raises:
-        ValueError: for an unknown kind, a negative count, or no expert at all.
+        ValueError: for something else than counts by kind, an unknown kind, a negative count, or no expert at
+            all.
     """
+    if not isinstance(experts, Mapping):
+        raise ValueError(f"experts must be kind -> number, e.g. {{'affine': 2}}, got {experts!r}")
     for kind, count in experts.items():
         if kind not in EXPERTS:
             raise ValueError(unknown("expert", kind, EXPERTS))

@@ -114,6 +114,17 @@ def _broken_config(folder):
     (folder / "config.json").write_text("{")
 
 
+def _wrong_field(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}))
+
+
+def _code_of_its_own(folder):
+    (folder / "mine.py").write_text("raise SystemExit('this must not run')")
+    auto = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": auto}))
+
+
 def _cut_weights(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -144,6 +155,12 @@ def _no_tokenizer(folder):
         (_no_weights, FileNotFoundError, r"no \.safetensors file"),
         (_no_config, FileNotFoundError, r"no config\.json"),
         (_broken_config, ValueError, "config of tower .* cannot be read"),
+        (_wrong_field, ValueError, "cannot be read: .*'hidden_size'.* expected int"),
+        (
+            _code_of_its_own,
+            ValueError,
+            "cannot be read: it asks for code of its own, and no checkpoint's code is",
+        ),
         (_cut_weights, ValueError, r"model\.safetensors is cut short or no safetensors"),
         (_no_safetensors, ValueError, r"model\.safetensors is cut short or no safetensors"),
         (

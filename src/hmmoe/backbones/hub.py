@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoTokenizer
@@ -57,9 +58,13 @@ def load_folder(
     source = str(name)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         mend = "" if folder.is_dir() else "; check the hub id and the network, or give a local folder"
         said = _first_line(error).rstrip(".")
+        if isinstance(error, StrictDataclassError):  # names the field in one line, its fault in the next
+            said = " ".join(str(error).split())
+        if "custom code" in said:
+            said, mend = "it asks for code of its own", ", and no checkpoint's code is run here"
         raise ValueError(f"the config of tower {source!r} cannot be read: {said}{mend}") from error
     model = _part(_load(source, config), part, source)
     module = freeze(model)
