@@ -107,9 +107,7 @@ def in_worker(function: Callable[..., Any], *args: Any) -> Any:
         try:
             return pool.submit(function, *args).result()
         except BrokenProcessPool:
-            raise ChildProcessError(
-                "the process that builds each method once died; is there memory?"
-            ) from None
+            raise ChildProcessError("a worker died; was there too little memory?") from None
 
 
 def _done(job: Job) -> dict[str, Any] | None:
