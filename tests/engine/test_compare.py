@@ -273,6 +273,13 @@ def test_bad_arguments_are_named(recipe, said, tmp_path, options, message):
         )
 
 
+def test_what_the_result_will_need_is_missed_before_the_first_run(recipe, jobs, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "find_spec", lambda name: None if name == "scipy" else name)
+    with pytest.raises(ModuleNotFoundError, match="scipy"):
+        compare(recipe(), ["lora"], seeds=1, folder=tmp_path, display=said[0])
+    assert not jobs
+
+
 def test_a_failing_run_stops_the_comparison_with_its_sentence(recipe, said, tmp_path):
     tree = recipe().to_dict() | {"task": {"name": "nothing"}}
     with pytest.raises(ChildProcessError, match="run x: unknown task 'nothing'"):

@@ -8,6 +8,7 @@ import copy
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def compare(
         ValueError: an unknown method, no budget or one that a method cannot meet, numbers below 1, a `tune`
             that `search` does not divide, an `out` that is no .json file, run folders of another recipe, or
             a task that selects on the test rows.
+        ModuleNotFoundError: the table or its page could not be made in the end.
         ChildProcessError: a run failed.
     """
     for name, value in (("seeds", seeds), ("tune", tune), ("jobs", workers), ("threads", threads)):
@@ -63,6 +65,9 @@ def compare(
         raise ValueError(f"methods must name each method once, got {', '.join(methods) or 'none'}")
     if out is not None and out.suffix != ".json":
         raise ValueError(f"out must be a .json file, got {str(out)!r}")
+    for package in ("scipy", "matplotlib", "jinja2"):  # of what comes after the last run
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
     if recipe.task.get("select_on") == "test":
         raise ValueError("task.select_on=test selects on the test rows, which no comparison may; remove it")
     for key, allowed in (("rivals", [*METHODS]), ("search", [*METHODS, *recipe.variants])):
