@@ -339,6 +339,36 @@ def test_what_stands_in_padding_reaches_no_stream(family):
     assert not torch.equal(other(True), expected)
 
 
+def test_frames_meet_the_segment_of_sound_of_their_own_time():
+    torch.manual_seed(1)
+    towers = {"video": FAMILIES["vit"][0](), "audio": FAMILIES["ast"][0]()}
+    model = MultimodalModel(towers, MeanHead(), folded=["video", "audio"])
+    model = hmmoe.get_peft_model(model, HMMoEConfig(rank=8, sample_context=False, modules_to_save=["head"]))
+    frames, sound = torch.randn(2, 4, 3, 16, 16), torch.randn(2, 2, 24, 16)
+
+    def run(sound: Tensor) -> hmmoe.MultimodalOutput:
+        return model(
+            video={"pixel_values": frames},
+            audio={"input_values": sound},
+            labels=torch.tensor([1.0, -1.0]),
+            output_states=True,
+        )
+
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        run(sound).loss.backward()
+        optimizer.step()
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
+    wake(model, 0.5).eval()
+    with torch.no_grad():
+        before = run(sound).states["video"]  # (B, T, N, D)
+        later = torch.cat([sound[:, :1], torch.randn_like(sound[:, 1:])], 1)
+        after = run(later).states["video"]
+    torch.testing.assert_close(after[:, :2], before[:, :2])
+    assert not torch.isclose(after[:, 2:], before[:, 2:]).flatten(2).all(-1).any()
+
+
 def test_vilt_meets_itself_within_one_sequence(tmp_path):
     def vilt() -> nn.Module:
         torch.manual_seed(1)
