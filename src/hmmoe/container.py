@@ -62,6 +62,7 @@ class FrozenTowers(nn.Module):
     is_gradient_checkpointing = False
     accepts_loss_kwargs = False  # Trainer: our keyword arguments are streams
     prefix_cache: Any = None
+    reads_whole_outputs = False  # of a tower; otherwise its states are all that is read, and remembered
 
     def tower_modules(self) -> dict[str, nn.Module]:
         """stream -> tower."""

@@ -316,10 +316,11 @@ def test_runs_that_share_a_memory_learn_what_a_run_alone_learns(recipe, tmp_path
     )
     alone = train(shared, tmp_path / "alone")
     first = train(shared, tmp_path / "first", memory=tmp_path / "memory")
-    (file,) = (tmp_path / "memory").iterdir()
-    written = file.stat().st_mtime_ns
+    files = sorted((tmp_path / "memory").iterdir())
+    assert len(files) == 2  # one of each stream
+    written = [file.stat().st_mtime_ns for file in files]
     second = train(shared, tmp_path / "second", memory=tmp_path / "memory")
-    assert file.stat().st_mtime_ns == written  # all was known
+    assert [file.stat().st_mtime_ns for file in files] == written  # all was known
     for metrics in (first, second):
         assert metrics["test"] == alone["test"]
         assert [e["loss"] for e in metrics["curves"]["train"]] == [
@@ -332,4 +333,6 @@ def test_a_memory_is_only_shared_by_runs_with_the_same_rows_towers_and_prefix(re
     recipes = (recipe(prefix_cache=True), recipe(prefix_cache=True, task={"name": "toy", "test_rows": 8}))
     for i, one in enumerate(recipes):
         train(one, tmp_path / str(i), memory=memory)
-        assert len(list(memory.iterdir())) == i + 1
+        assert len(list(memory.iterdir())) == 2 * (i + 1)
+    train(recipe(prefix_cache=True, leave_out=["text"]), tmp_path / "alone", memory=memory)
+    assert len(list(memory.iterdir())) == 4  # what is remembered of a stream does not depend on the others

@@ -92,16 +92,31 @@ def test_what_was_saved_is_known_after_loading(tmp_path):
     expected = model(**batch).logits
     with PrefixCache(model) as cache:
         model(**batch)
-        cache.save(tmp_path / "known.safetensors")
+        for stream in ("image", "text"):
+            cache.save(stream, tmp_path / f"{stream}.safetensors")
     counts = calls(model)
     with PrefixCache(model) as cache:
-        cache.load(tmp_path / "known.safetensors")
+        cache.load("image", tmp_path / "image.safetensors")
+        assert not cache.knows(batch["index"])
+        cache.load("text", tmp_path / "text.safetensors")
         assert cache.knows(batch["index"])
         assert not cache.knows(torch.tensor([99]))
         for run in (1, 1, 1):  # the first batch shows the form of the outputs
             torch.testing.assert_close(model(**batch).logits, expected, rtol=0, atol=0)
             assert counts[0] == run
     assert cache.blocks["image"] == [f"encoder.layers.{i}" for i in range(4)]
+
+
+def test_of_a_tower_that_answers_whole_only_the_states_are_remembered():
+    model = pair().eval()
+    model.towers["image"].config.output_hidden_states = True
+    batch = collate(rows(4))
+    expected = model(**batch).logits
+    with PrefixCache(model) as cache:
+        for _ in range(2):
+            torch.testing.assert_close(model(**batch).logits, expected, rtol=0, atol=0)
+    states = model(**batch, output_states=True).states["image"]
+    assert cache.nbytes_of("image") == states.nbytes
 
 
 def test_without_index_nothing_is_remembered():
@@ -140,4 +155,4 @@ def test_only_a_container_has_prefixes_to_remember():
 def test_a_memory_cut_short_is_refused(tmp_path):
     (tmp_path / "known.safetensors").write_bytes(b"\x10")
     with pytest.raises(ValueError, match=r"known.safetensors is cut short"):
-        PrefixCache(pair()).load(tmp_path / "known.safetensors")
+        PrefixCache(pair()).load("image", tmp_path / "known.safetensors")

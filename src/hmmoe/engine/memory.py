@@ -27,28 +27,29 @@ class Memory:
     def __init__(self, parts: Any, folder: Path | None = None) -> None:
         self.cache = PrefixCache(parts.model) if parts.recipe.prefix_cache else None
         self.recipe, self.noise, self.folder = parts.recipe, dict(parts.noise), folder
-        self.loaded = 0  # bytes that were known before this run
+        self.loaded: dict[str, int] = {}  # stream -> bytes that were known before this run
 
     def __enter__(self) -> "Memory":
         if self.cache is not None:
             self.cache.attach()
-            file = self._file()
-            if not self.cache.nbytes and file is not None and file.is_file():
-                self.cache.load(file)
-                self.loaded = self.cache.nbytes
+            for stream, file in self._files().items():
+                if not self.cache.nbytes_of(stream) and file.is_file():
+                    self.cache.load(stream, file)
+                    self.loaded[stream] = self.cache.nbytes_of(stream)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.cache is None:
             return
-        file = self._file()
-        if file is not None and self.cache.nbytes > self.loaded:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=file.parent, delete=False) as new:
-                pass
-            self.cache.save(new.name)
-            os.replace(new.name, file)
-            self.loaded = self.cache.nbytes
+        for stream, file in self._files().items():
+            known = self.cache.nbytes_of(stream)
+            if known > self.loaded.get(stream, 0):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with NamedTemporaryFile(dir=file.parent, delete=False) as new:
+                    pass
+                self.cache.save(stream, new.name)
+                os.replace(new.name, file)
+                self.loaded[stream] = known
         self.cache.detach()
 
     def fill(self, trainer: Any, splits: Iterable[Any], report: Report) -> None:
@@ -66,11 +67,21 @@ class Memory:
                     size = trainer.args.eval_batch_size
                     report({"phase": "remember", "step": step, "steps": len(loader), "rows": size})
 
-    def _file(self) -> Path | None:
-        """Named by all that what is remembered depends on."""
+    def _files(self) -> dict[str, Path]:
+        """Stream -> a file named by all that what is remembered of it depends on."""
         if self.folder is None or self.cache is None:
-            return None
+            return {}
+        recipe, found = self.recipe, {}
+        for stream, blocks in self.cache.blocks.items():
+            depends = [stream, recipe.task, recipe.train.precision, blocks, self.noise.get(stream)]
+            depends += self._encoder(stream)
+            name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+            found[stream] = self.folder / f"{name}.safetensors"
+        return found
+
+    def _encoder(self, stream: str) -> list[Any]:
         recipe = self.recipe
-        depends = [recipe.task, recipe.encoders, recipe.train.precision, self.cache.blocks, self.noise]
-        name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-        return self.folder / f"{name}.safetensors"
+        tower = recipe.encoders.get(stream)
+        if tower is None:  # of a model, in which streams may read each other
+            return [recipe.encoders, recipe.leave_out]
+        return [tower, recipe.encoders.get(tower.get("of"))]

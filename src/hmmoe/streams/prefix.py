@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hmmoe.streams.intercept import intercept, release
+from hmmoe.streams.layouts import main_tensor
 from hmmoe.streams.lockstep import STREAM
 from hmmoe.streams.points import find_blocks
 from hmmoe.weights import check_safetensors
@@ -67,7 +68,8 @@ class PrefixCache:
                 blocks = [tower.get_submodule(path) for path in find_blocks(tower)]
             old = self.prefixes.get(name)
             if old is None or old.blocks != blocks:
-                self.prefixes[name] = _Prefix(name, blocks, read)
+                states_only = blocks == [tower] and not self.container.reads_whole_outputs
+                self.prefixes[name] = _Prefix(name, blocks, read, states_only)
             self.prefixes[name].attach()
 
     def detach(self) -> None:
@@ -79,7 +81,11 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         """Memory taken by what is remembered."""
-        return sum(t.nbytes for p in self.prefixes.values() for row in p.rows.values() for t in row)
+        return sum(self.nbytes_of(stream) for stream in self.prefixes)
+
+    def nbytes_of(self, stream: str) -> int:
+        """The same of one stream."""
+        return sum(t.nbytes for row in self.prefixes[stream].rows.values() for t in row)
 
     @property
     def blocks(self) -> dict[str, list[str]]:
@@ -96,18 +102,14 @@ class PrefixCache:
         rows = index.tolist()
         return all(row in p.rows for p in self.prefixes.values() if p.blocks for row in rows)
 
-    def save(self, path: str | Path) -> None:
-        """Write what is remembered, as safetensors: per stream the rows' numbers and their tensors."""
-        tensors = {}
-        for stream, prefix in self.prefixes.items():
-            if prefix.rows:
-                tensors[f"{stream}.index"] = torch.tensor(list(prefix.rows))
-                for i, rows in enumerate(zip(*prefix.rows.values(), strict=True)):
-                    tensors[f"{stream}.{i}"] = torch.stack(rows)
-        save_file(tensors, str(path))
+    def save(self, stream: str, path: str | Path) -> None:
+        """Write what is remembered of a stream, as safetensors: the rows' numbers and their tensors."""
+        known = self.prefixes[stream].rows
+        tensors = {str(i): torch.stack(rows) for i, rows in enumerate(zip(*known.values(), strict=True))}
+        save_file({"index": torch.tensor(list(known)), **tensors}, str(path))
 
-    def load(self, path: str | Path) -> None:
-        """Remember what `save` wrote, for the same towers, inputs, precision and `blocks`: the caller's word.
+    def load(self, stream: str, path: str | Path) -> None:
+        """Remember what `save` wrote, for the same tower, inputs, precision and `blocks`: the caller's word.
 
         The first batch still runs whole, to show how the blocks' outputs are built.
 
@@ -117,12 +119,9 @@ class PrefixCache:
         """
         check_safetensors(Path(path))
         tensors = load_file(str(path))
-        for stream, prefix in self.prefixes.items():
-            index = tensors.get(f"{stream}.index")
-            if index is not None:
-                count = sum(name.startswith(f"{stream}.") for name in tensors) - 1
-                leaves = [tensors[f"{stream}.{i}"].unbind() for i in range(count)]
-                prefix.rows |= {row: list(r) for row, *r in zip(index.tolist(), *leaves, strict=True)}
+        index = tensors.pop("index").tolist()
+        leaves = [tensors[str(i)].unbind() for i in range(len(tensors))]
+        self.prefixes[stream].rows |= {row: list(r) for row, *r in zip(index, *leaves, strict=True)}
 
     @contextmanager
     def batch(self, index: Tensor | None, streams: list[str]) -> Iterator[None]:
@@ -175,10 +174,14 @@ def _touched(module: nn.Module) -> bool:
 
 
 class _Prefix:
-    """The remembered prefix of one tower; besides the last block's output, those that the head reads."""
+    """The remembered prefix of one tower; besides the last block's output, those that the head reads.
 
-    def __init__(self, stream: str, blocks: list[nn.Module], read: list[int]) -> None:
-        self.stream, self.blocks = stream, blocks
+    Args:
+        states_only: of what a block returns, only its states are wanted.
+    """
+
+    def __init__(self, stream: str, blocks: list[nn.Module], read: list[int], states_only: bool) -> None:
+        self.stream, self.blocks, self.states_only = stream, blocks, states_only
         last = len(blocks) - 1
         self.kept = [*(i for i in read if i < last), last]
         self.rows: dict[int, list[Tensor]] = {}  # the kept blocks' tensors, one row of each per sample
@@ -215,6 +218,8 @@ class _Prefix:
         if self.known:
             return self.remember(i)
         output = inner(*args, **kwargs)
+        if self.states_only:
+            output = main_tensor(output)
         self.store(i, output)
         return output
 

@@ -50,6 +50,7 @@ class ValorStreams(MultimodalModel):
     """
 
     roles: Mapping[str, str] = {}  # until the parent is built
+    reads_whole_outputs = True
     causal = False  # whether a word sees only the words before it
 
     def __init__(

@@ -46,6 +46,8 @@ class VlmoStreams(MultimodalModel):
         ValueError: more than two images, or two and a model without a token type for the second.
     """
 
+    reads_whole_outputs = True
+
     def __init__(self, vlmo: VlmoModel, head: nn.Module, text: str, images: list[str]) -> None:
         super().__init__({"sequence": vlmo}, head)
         if len(images) + 1 > max(2, vlmo.config.num_token_types):
