@@ -117,8 +117,8 @@ def hmmoe_reference(
                     for n in readable:
                         rows_n, real = z[n][:, own], masks[n][b]
                         if len(rows_n) > max(exact_tokens, latents):
-                            parts = [slice(*ends) for ends in stretches(len(rows_n), latents)]
-                            read += [rows_n[s][real[s]].mean(0) for s in parts if real[s].any()]
+                            rows_n = rows_n[real]
+                            read += [rows_n[i:j].mean(0) for i, j in stretches(len(rows_n), latents)]
                         else:
                             read += list(rows_n[real])
                     read = torch.stack(read)

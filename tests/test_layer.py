@@ -118,7 +118,8 @@ def test_equals_the_loop_per_expert_when_a_long_stream_is_missing_in_a_sample():
     states = tokens(STREAMS[3], counts=(9, 11, 8))
     masks = padding(states)
     masks["image"][1] = False
-    masks["audio"][2, :8] = False  # whole stretches without a real token
+    masks["audio"][2, :8] = False  # fewer real tokens than latents
+    masks["text"][0, 2:5] = False  # and a gap
     layer = make(STREAMS[3], latents=4, exact_tokens=5)
     assert_equal_to_reference(layer, states, masks, latents=4, exact_tokens=5)
 
@@ -228,9 +229,10 @@ def test_every_parameter_has_had_a_gradient_after_two_steps(streams, options):
     assert not idle
 
 
-def test_padding_changes_nothing():
-    states = tokens(STREAMS[2])
-    layer = make(STREAMS[2], latents=2, exact_tokens=50)
+@pytest.mark.parametrize(("counts", "exact_tokens"), [((4, 6), 50), ((9, 11), 5)])
+def test_padding_changes_nothing(counts, exact_tokens):
+    states = tokens(STREAMS[2], counts=counts)
+    layer = make(STREAMS[2], latents=3, exact_tokens=exact_tokens)
     longer = {m: torch.cat([x, torch.randn(3, 4, x.shape[-1], dtype=x.dtype)], 1) for m, x in states.items()}
     masks = {m: torch.arange(x.shape[1] + 4).expand(3, -1) < x.shape[1] for m, x in states.items()}
     short, _ = layer(states)
