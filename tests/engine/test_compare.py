@@ -81,13 +81,19 @@ def jobs(monkeypatch):
 
 def test_rivals_share_everything_but_the_method(recipe):
     own = recipe(
-        method={"name": "hmmoe", "rank": 4, "points": 2, "experts": {"affine": 1}},
+        method={"name": "hmmoe", "rank": 4, "points": 2, "dropout": 0.3, "experts": {"affine": 1}},
         rivals={"lora": {"alpha": 1.0}},
     )
     lora, frozen, hmmoe = (recipe_for(own, name, budget=0.4) for name in ("lora", "frozen", "hmmoe"))
-    assert lora.method == {"name": "lora", "budget": 0.4, "points": 2, "alpha": 1.0}
+    assert lora.method == {"name": "lora", "budget": 0.4, "points": 2, "dropout": 0.3, "alpha": 1.0}
     assert frozen.method == {"name": "frozen"}
-    assert hmmoe.method == {"name": "hmmoe", "budget": 0.4, "points": 2, "experts": {"affine": 1}}
+    assert hmmoe.method == {
+        "name": "hmmoe",
+        "budget": 0.4,
+        "points": 2,
+        "dropout": 0.3,
+        "experts": {"affine": 1},
+    }
     for other in (lora, frozen):
         assert (other.task, other.towers) == (own.task, own.towers)
         theirs, ours = vars(other.train).copy(), vars(own.train).copy()

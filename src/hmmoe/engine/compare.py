@@ -140,7 +140,7 @@ def _check_sizes(trees: Mapping[str, dict[str, Any]]) -> None:
 
 
 def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Recipe:
-    """`recipe` with another method at the same budget and points, and what its `rivals` entry says.
+    """`recipe` with another method at the same budget, points and dropout, and what its `rivals` entry says.
 
     Args:
         method: of `METHODS`, or a variant of the recipe's own, which may have its own budget.
@@ -165,8 +165,8 @@ def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Reci
     else:
         rate = kind.learning_rate
         tree["method"] = {"name": method}
-        if issubclass(kind, Budgeted) and own.get("points") is not None:
-            tree["method"]["points"] = own["points"]
+        if issubclass(kind, Budgeted):
+            tree["method"] |= {key: own[key] for key in ("points", "dropout") if own.get(key) is not None}
     if issubclass(kind, Budgeted):
         if budget is None:
             raise ValueError(
