@@ -62,6 +62,8 @@ def test_moved_data_is_the_same_recipe_and_the_folder_learns_where_it_is(tmp_pat
 def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         RunDir(tmp_path).finished_metrics()
+    with pytest.raises(ValueError, match="exists and is no run folder; choose another with --out"):
+        RunDir(tmp_path).check(None, resume=False)
 
 
 def test_an_unfinished_run_says_how_to_finish_it(tmp_path, recipe):

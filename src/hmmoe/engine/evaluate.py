@@ -93,19 +93,19 @@ def samples(parts: Any, evaluation: Evaluation, count: int) -> list[dict[str, An
 
 
 def write_result(evaluation: Evaluation, split: str, folder: str | Path) -> list[Path]:
-    """Write the predictions in the data set's official form into `folder`; returns the files.
+    """Write the predictions in the data set's official form into `folder`; returns the files, each whole.
 
     Raises:
         ValueError: the task has no such form.
     """
+    from hmmoe.data.prepare import write_aside
+
     raw, places = _raw(evaluation.rows)
     content = evaluation.task.result(split, [raw.number(place) for place in places], evaluation.logits)
     files = []
     for name, data in content.items():
-        file = Path(folder) / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data.encode() if isinstance(data, str) else data)
-        files.append(file)
+        files.append(Path(folder) / name)
+        write_aside(files[-1], data.encode() if isinstance(data, str) else data)
     return files
 
 

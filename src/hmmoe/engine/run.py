@@ -36,10 +36,12 @@ class RunDir:
         """May `recipe` train here? Data that moved (`data_root`) makes no other recipe. Touches nothing.
 
         Raises:
-            ValueError: the folder exists and is not to be resumed, or is of another recipe (says where).
+            ValueError: the folder is no run's, is not to be resumed, or is of another recipe (says where).
         """
         if not self.path.exists():
             return
+        if not (self.path / "recipe.yaml").is_file():
+            raise ValueError(f"{str(self.path)!r} exists and is no run folder; choose another with --out")
         keys = difference(self.recipe().portable(), recipe.portable())
         if keys:
             raise ValueError(
