@@ -100,6 +100,7 @@ def decode_frames(
         MediaError: missing, empty, truncated or no video.
     """
     import av
+    from av.video.reformatter import VideoReformatter
 
     shown: list[Any] = []
     last, ends, told = None, 0.0, 0.0
@@ -125,7 +126,8 @@ def decode_frames(
     if len(shown) < len(times) and ends + 1 < told:
         raise MediaError(_say("video", source, name, f"truncated, it ends at {ends:.1f} s of {told:.1f} s"))
     shown += [last] * (len(times) - len(shown))
-    return [frame.to_ndarray(format="rgb24") for frame in shown], ends
+    to_rgb = VideoReformatter()  # one for all frames: a frame's own would be set up anew for each
+    return [to_rgb.reformat(frame, format="rgb24").to_ndarray() for frame in shown], ends
 
 
 def decode_track(source: Source, rate: int, name: str | None = None) -> np.ndarray | None:
