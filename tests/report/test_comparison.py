@@ -64,6 +64,13 @@ def test_the_page_holds_everything_and_fetches_nothing(page):
     assert "at the edge" in page
 
 
+def test_what_validation_chose_is_said_as_it_was(page):
+    single = method(0.06, [79.0, 78.0]) | {"trials": {}}
+    untried = comparison_page(result(lora=single), {"lora": CURVES["lora"]})
+    assert ("chosen checkpoint and learning rate." in page, "What was tried" in page) == (True, True)
+    assert ("chosen the checkpoint." in untried, "What was tried" in untried) == (True, False)
+
+
 def test_the_best_mean_comes_first(page):
     rows = re.findall(r"<tr[^>]*><td>(\w+)</td>", page)
     assert rows[:2] == ["hmmoe", "lora"]

@@ -39,6 +39,7 @@ def comparison_page(result: Mapping[str, Any], curves: Mapping[str, Sequence[Cur
     return template("comparison.html.jinja").render(
         result=result,
         rows=rows,
+        tried=any(row["trials"] for row in rows),
         seeds=min(len(v) for v in values.values()),
         strips=strips(values, result["metric"]),
         against_share=against_share(values, {n: methods[n]["share"] for n in order}, result["metric"]),
