@@ -55,19 +55,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each case (default 3)")
     parser.add_argument("--steps", type=int, default=30, help="of each run (default 30)")
     args = parser.parse_args()
-    fixed = [f"train.max_steps={args.steps}", "train.evaluations=1", "prefix_cache=false"]
-    few = ["task.validation_rows=1"]
-    cases = {
-        w: Recipe.load(args.recipe, [*args.overrides, *fixed, *few, f"train.workers={w}"]) for w in WORKERS
-    }
+    keys = [*args.overrides, f"train.max_steps={args.steps}", "train.evaluations=1", "prefix_cache=false"]
+    keys += ["task.validation_rows=1"]
+    cases = {w: Recipe.load(args.recipe, [*keys, f"train.workers={w}"]) for w in WORKERS}
     found: dict[int, list[tuple[float, float]]] = {w: [] for w in WORKERS}
     for _ in range(args.rounds):
         for w, recipe in cases.items():
             found[w].append(measured(recipe))
+    slow = [speed for speed, _ in found[0]]
     rows = []
     for w, runs in found.items():
         speeds, cores = zip(*runs, strict=True)
-        slow = [base for base, _ in found[0]]
         rows.append(
             {
                 "workers": w,

@@ -323,9 +323,7 @@ def test_runs_that_share_a_memory_learn_what_a_run_alone_learns(recipe, tmp_path
     assert [file.stat().st_mtime_ns for file in files] == written  # all was known
     for metrics in (first, second):
         assert metrics["test"] == alone["test"]
-        assert [e["loss"] for e in metrics["curves"]["train"]] == [
-            e["loss"] for e in alone["curves"]["train"]
-        ]
+        assert losses(metrics) == losses(alone)
 
 
 def test_a_memory_is_only_shared_by_runs_with_the_same_rows_towers_and_prefix(recipe, tmp_path):

@@ -27,6 +27,8 @@ from hmmoe.data.prepare import write_aside
 
 ROWS = 256  # in a shard
 END = bytes(1024)  # of a tar file
+SPLIT_KEYS = {"rows", "per_shard", "shards"}  # of a split's index
+SHARD_KEYS = {"file", "places", "skipped"}  # of a shard's
 
 
 def write_shards(
@@ -54,7 +56,7 @@ def write_shards(
     total = len(rows)
     plan = {"rows": total, "per_shard": per_shard}
     index = folder / f"{split}.json"
-    if index.is_file() and {k: _index(index.read_bytes(), index)[k] for k in plan} != plan:
+    if index.is_file() and {k: _index(index.read_bytes(), index, SPLIT_KEYS)[k] for k in plan} != plan:
         raise ValueError(f"{index} is of another number of rows or rows per shard; choose another folder")
     starts = range(0, total, per_shard)
     done: dict[int, dict[str, Any]] = {}
@@ -85,8 +87,8 @@ class Shards:
     def __init__(self, where: str | Path, split: str):
         self.where = str(where).rstrip("/")
         self.places: dict[int, tuple[str, int, int]] = {}  # row -> file, first byte, bytes
-        for file in self._json(f"{split}.json")["shards"]:
-            shard = self._json(f"{Path(file).stem}.json")
+        for file in self._json(f"{split}.json", SPLIT_KEYS)["shards"]:
+            shard = self._json(f"{Path(file).stem}.json", SHARD_KEYS)
             self.places |= {row: (file, start, size) for row, start, size in shard["places"]}
 
     def read(self, row: int) -> dict[str, Any]:
@@ -109,10 +111,10 @@ class Shards:
         except (tarfile.TarError, KeyError, ValueError) as error:
             raise MediaError(f"{where} cannot be read: {error}") from error
 
-    def _json(self, name: str) -> Any:
+    def _json(self, name: str, keys: set[str]) -> Any:
         try:
             with _opened(f"{self.where}/{name}") as file:
-                return _index(file.read(), f"{self.where}/{name}")
+                return _index(file.read(), f"{self.where}/{name}", keys)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"the data file {name} does not exist in {self.where}; write shards with `hmmoe data shard`"
@@ -132,7 +134,7 @@ class _Write:
         stem = f"{self.split}-{start // self.per_shard:05d}"
         index = self.folder / f"{stem}.json"
         if index.is_file():
-            return _index(index.read_bytes(), index)
+            return _index(index.read_bytes(), index, SHARD_KEYS)
         aside = self.folder / f".{stem}.tar.part"
         places, skipped = [], []
         with aside.open("wb") as file:
@@ -152,13 +154,11 @@ class _Write:
         return shard
 
 
-def _index(data: bytes, where: str | Path) -> dict[str, Any]:
-    """Of a split or of a shard."""
+def _index(data: bytes, where: str | Path, keys: set[str]) -> dict[str, Any]:
+    """Of a split or of a shard, which holds at least `keys`."""
     try:
         index = json.loads(data)
-        if not (
-            {"shards", "rows", "per_shard"} <= index.keys() or {"file", "places", "skipped"} <= index.keys()
-        ):
+        if not keys <= index.keys():
             raise ValueError("an entry is missing")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{where} is damaged: {error}; delete it and write the shards again") from None

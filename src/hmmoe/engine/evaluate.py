@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hmmoe.engine.run import RunDir
+from hmmoe.engine.run import RunDir, write_whole
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -98,14 +98,12 @@ def write_result(evaluation: Evaluation, split: str, folder: str | Path) -> list
     Raises:
         ValueError: the task has no such form.
     """
-    from hmmoe.data.prepare import write_aside
-
     raw, places = _raw(evaluation.rows)
     content = evaluation.task.result(split, [raw.number(place) for place in places], evaluation.logits)
     files = []
     for name, data in content.items():
         files.append(Path(folder) / name)
-        write_aside(files[-1], data.encode() if isinstance(data, str) else data)
+        write_whole(files[-1], data)
     return files
 
 

@@ -56,10 +56,7 @@ def robustness(
         raise ValueError(f"rows must be at least 1, got {limit}")
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     runs = {
-        name: [
-            folder / Trial(method["learning_rate"], method.get("options", {})).folder(name, seed)
-            for seed in range(len(method["values"]))
-        ]
+        name: [folder / Trial.chosen(method).folder(name, seed) for seed in range(len(method["values"]))]
         for name, method in result["methods"].items()
     }
     recipes = {name: RunDir(folders[0]).recipe() for name, folders in runs.items()}

@@ -26,6 +26,11 @@ class Trial:
     options: dict[str, Any] = field(default_factory=dict)
     value: float | None = None
 
+    @classmethod
+    def chosen(cls, method: Mapping[str, Any]) -> "Trial":
+        """What a method's runs were run with, by its entry in a comparison's result."""
+        return cls(method["learning_rate"], method.get("options", {}))
+
     def __str__(self) -> str:
         """`0.001`, or `0.001, alpha 2`."""
         return ", ".join([f"{self.rate:g}", *(f"{key} {value}" for key, value in self.options.items())])

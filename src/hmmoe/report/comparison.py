@@ -30,7 +30,7 @@ def comparison_page(result: Mapping[str, Any], curves: Mapping[str, Sequence[Cur
             "std": statistics.stdev(methods[name]["values"]) if len(methods[name]["values"]) > 1 else None,
             "test": in_words(methods[name]["best_rival"]) if "best_rival" in methods[name] else None,
             "edge": at_edge(methods[name]),
-            "chosen": str(Trial(methods[name]["learning_rate"], methods[name].get("options", {}))),
+            "chosen": str(Trial.chosen(methods[name])),
             **methods[name],
         }
         for name in order
