@@ -172,7 +172,9 @@ def test_every_method_gets_as_many_trials_and_validation_picks_the_rate(recipe, 
     assert len(tuning) == 6
     assert {j.recipe["train"]["seed"] for j in tuning} == {0}
     assert {j.recipe["train"]["learning_rate"] for j in final} == {0.01}
-    assert len({j.folder for j in jobs}) == len(jobs)
+    again = {j.folder for j in tuning} & {j.folder for j in final}  # trained by then, only tested
+    assert again == {j.folder for j in final if j.recipe["train"]["seed"] == 0}
+    assert len({j.folder for j in jobs}) == len(jobs) - len(again)
     assert set(result) == {"recipe", "command", "machine", "metric", "sizes", "methods"}
     lora = result["methods"]["lora"]
     assert lora["values"] == [89, 90]
@@ -227,8 +229,8 @@ def test_a_trial_that_diverges_is_a_trial_and_stops_nothing(recipe, jobs, said, 
 def test_the_opening_line_says_what_and_how_long(recipe):
     line = opening(recipe(minutes=2), ["frozen", "lora"], seeds=3, tune=2, workers=2)
     assert line == (
-        "toy: frozen, lora; 3 seeds each after 2 trials on validation; 10 runs, 2 at a time, "
-        "about 10 minutes on a common CPU"
+        "toy: frozen, lora; 3 seeds each after 2 trials on validation; 8 runs, 2 at a time, "
+        "about 8 minutes on a common CPU"
     )
 
 
@@ -303,6 +305,7 @@ def test_a_loss_that_is_not_finite_ends_a_search_with_an_answer_and_a_run_with_a
     recipe, said, tmp_path, monkeypatch
 ):
     from hmmoe.engine import workers
+    from hmmoe.engine.train import train
 
     sent = []
     pipe = type(
@@ -318,6 +321,8 @@ def test_a_loss_that_is_not_finite_ends_a_search_with_an_answer_and_a_run_with_a
     monkeypatch.setattr(workers, "_work", None)  # it is known from now on
     known = Job("x", tree, str(tmp_path / "False"), False)
     assert list(run_all([known], 1, 1, said[0].row)) == [(known, search["metrics"])]
+    with pytest.raises(FloatingPointError, match="the loss became nan at step"):
+        train(Recipe.from_dict(tree), known.folder, resume=True)
 
 
 def test_workers_end_when_the_comparison_is_killed(recipe, tmp_path):
@@ -347,6 +352,20 @@ def test_finished_runs_start_no_process_and_other_recipes_are_refused(recipe, sa
     with pytest.raises(ValueError, match=r"another recipe \(it differs in train.max_steps\)"):
         next(run_all([fresh, other], 1, 1, said[0].row))
     assert not (tmp_path / "fresh").exists()
+
+
+def test_a_trial_is_not_finished_where_a_test_is_asked_for(recipe, tmp_path):
+    from hmmoe.engine.train import train
+    from hmmoe.engine.workers import _done
+
+    short = recipe(train={"max_steps": 2})
+    trial = Job("x", short.to_dict(), str(tmp_path / "run"), test=False)
+    final = Job("x", short.to_dict(), str(tmp_path / "run"))
+    train(short, tmp_path / "run", test=False)
+    assert _done(trial) is not None
+    assert _done(final) is None
+    train(short, tmp_path / "run", resume=True)
+    assert _done(final)["test"]
 
 
 def test_the_command_compares_in_processes_and_resumes(recipe, tmp_path):

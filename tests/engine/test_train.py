@@ -117,6 +117,22 @@ def test_the_test_split_is_not_read_where_no_test_is_asked_for(recipe, tmp_path,
     assert "test" not in metrics
 
 
+def test_a_run_without_a_test_is_only_tested_when_it_is_run_again(recipe, tmp_path, monkeypatch):
+    own = recipe(method=HMMOE, train={"max_steps": 4}, prefix_cache=True)
+    whole = train(own, tmp_path / "whole")
+    untested = train(own, tmp_path / "run", test=False, memory=tmp_path / "memory")
+    assert not (tmp_path / "run/report.html").exists()
+    monkeypatch.delattr(trainers.RunTrainer, "training_step")
+    tested = train(own, tmp_path / "run", resume=True, memory=tmp_path / "memory")
+    assert tested["test"] == pytest.approx(whole["test"], abs=1e-6)
+    assert {k: tested[k] for k in untested if k not in ("rows", "skipped")} == {
+        k: v for k, v in untested.items() if k not in ("rows", "skipped")
+    }
+    assert tested["rows"] == whole["rows"]
+    assert (tmp_path / "run/report.html").is_file()
+    assert train(own, tmp_path / "run", resume=True, test=False) == tested
+
+
 def test_every_row_counts_in_an_evaluation_whatever_the_batch_size(recipe, tmp_path, monkeypatch):
     import toy
 

@@ -1,7 +1,8 @@
 """`hmmoe compare`: several methods on one recipe: towers, rows, order, head, steps and budget alike.
 
 Every method gets the same number of trials (see `trials`), on seed 0 and judged by validation only; then all
-its seeds run as the best one did. A run is a folder, so an interrupted comparison goes on where it was.
+its seeds run as the best one did, which for seed 0 is trained already and only tested. A run is a folder, so
+an interrupted comparison goes on where it was.
 """
 
 import copy
@@ -90,14 +91,8 @@ def compare(
         tree = recipes[name].to_dict()
         tree["train"] |= {"learning_rate": trial.rate, "seed": seed}
         tree["method"] |= trial.options
-        kind = "" if test else "tune-"
-        return Job(
-            f"{name} seed {seed} rate {trial}",
-            tree,
-            str(folder / (kind + trial.folder(name, seed))),
-            test,
-            str(memory),
-        )
+        run = folder / trial.folder(name, seed)
+        return Job(f"{name} seed {seed} rate {trial}", tree, str(run), test, str(memory))
 
     # Methods in turn: the first run of each fills the memory for the next.
     jobs = {job(name, trials[name][i], 0, tune == 1): (name, i) for i in range(tune) for name in methods}
@@ -199,7 +194,7 @@ def _variant(recipe: Recipe, name: str) -> Recipe:
 
 def opening(recipe: Recipe, methods: Sequence[str], seeds: int, tune: int, workers: int) -> str:
     """One line: what is going to happen, and about how long it takes."""
-    runs = len(methods) * (seeds + (tune if tune > 1 else 0))
+    runs = len(methods) * (seeds + tune - 1)  # the best trial is a seed's run
     line = f"{recipe.name}: {', '.join(methods)}; {seeds} seed{'s' * (seeds > 1)} each"
     if tune > 1:
         line += f" after {tune} trials on validation"

@@ -1,7 +1,7 @@
 """`hmmoe eval`: a finished run on a split."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,14 +49,22 @@ def evaluate(
     run.finished_metrics()
     from hmmoe.engine.assemble import assemble
     from hmmoe.engine.memory import Memory
-    from hmmoe.engine.trainer import RunTrainer
 
     recipe = run.recipe()
     if limit is not None:
         recipe = replace(recipe, task={**recipe.task, f"{split}_rows": limit})
     parts = assemble(recipe, saved=run.path).disturbed(without, noise or {})
+    with tester(parts, report) as trainer, nullcontext() if memory is None else Memory(parts, memory):
+        return on_split(trainer, parts, split)
+
+
+@contextmanager
+def tester(parts: Any, report: Report | None) -> Iterator[Any]:
+    """A `RunTrainer` that measures and does not train."""
+    from hmmoe.engine.trainer import RunTrainer
+
     with TemporaryDirectory() as folder:  # the Trainer makes its output folder whatever it is for
-        trainer = RunTrainer(
+        yield RunTrainer(
             parts.model,
             RunDir(folder),
             parts.recipe.train,
@@ -66,8 +74,6 @@ def evaluate(
             collator=parts.collator,
             report=report,
         )
-        with nullcontext() if memory is None else Memory(parts, memory):
-            return on_split(trainer, parts, split)
 
 
 def on_split(trainer: Any, parts: Any, split: str) -> Evaluation:

@@ -25,7 +25,8 @@ def train(
 
     Args:
         resume: go on with what is in the folder; a finished run is not run again.
-        test: without it the run ends with its validation figures, as a search for a learning rate must.
+        test: without it the run ends with its validation figures, as a search for a learning rate must. Such
+            a run is not trained again when it is to be tested after all.
         report: is told of progress, see `progress.Display`.
         memory: folder in which runs on the same rows and towers share their frozen prefixes, see `Memory`.
 
@@ -34,25 +35,33 @@ def train(
 
     Raises:
         ValueError: a recipe that does not fit, or a folder of another recipe.
-        FloatingPointError: the loss stopped being finite; the last good checkpoint is kept.
+        FloatingPointError: the loss stopped being finite, now or when the run was trained; the last good
+            checkpoint is kept.
     """
     run = RunDir(path)
     run.check(recipe, resume)
-    if (done := run.metrics()) is not None:
+    done = run.metrics()
+    if done is not None and ("test" in done or not test):
         return done
+    if done is not None and "diverged" in done:
+        raise FloatingPointError(done["diverged"])
     report = report or (lambda _: None)
     report({"phase": "load"})
     from hmmoe.engine.assemble import assemble
-
-    parts = assemble(recipe)
-    run.create(recipe)
-    return _fit(parts, run, test, report, None if memory is None else Path(memory))
-
-
-def _fit(parts: Any, run: RunDir, test: bool, report: Report, shared: Path | None) -> dict[str, Any]:
-    from hmmoe.engine.evaluate import on_split, samples
-    from hmmoe.engine.measure import parameters, peak_mib
+    from hmmoe.engine.evaluate import tester
     from hmmoe.engine.memory import Memory
+
+    parts = assemble(recipe, saved=None if done is None else run.path)
+    remembered = Memory(parts, None if memory is None else Path(memory))
+    if done is not None:
+        with tester(parts, report) as trainer:
+            return _finish(run, parts, trainer, remembered, done, test, report)
+    run.create(recipe)
+    return _fit(parts, run, test, report, remembered)
+
+
+def _fit(parts: Any, run: RunDir, test: bool, report: Report, memory: Any) -> dict[str, Any]:
+    from hmmoe.engine.measure import parameters, peak_mib
     from hmmoe.engine.trainer import WEIGHTS, RunTrainer, load_learning
 
     options = parts.recipe.train
@@ -72,7 +81,6 @@ def _fit(parts: Any, run: RunDir, test: bool, report: Report, shared: Path | Non
         report=report,
     )
     checkpoint = run.newest_checkpoint()
-    memory = Memory(parts, shared)
     began = time.perf_counter()
     with memory:
         memory.fill(trainer, (rows, validation), report)
@@ -95,28 +103,39 @@ def _fit(parts: Any, run: RunDir, test: bool, report: Report, shared: Path | Non
         "remember_seconds": round(remembering, 3),
         "rows_per_second": round(steps * options.batch_size / seconds, 2),
         "peak_mib": peak,
+        "curves": curves,
     }
+    return _finish(run, parts, trainer, memory, metrics, test, report)
+
+
+def _finish(
+    run: RunDir,
+    parts: Any,
+    trainer: Any,
+    memory: Any,
+    metrics: dict[str, Any],
+    test: bool,
+    report: Report,
+) -> dict[str, Any]:
+    """Leave the adapter, the metrics and, with a test, its figures and the report in the run's folder."""
+    from hmmoe.engine.evaluate import on_split, samples
 
     def write(folder: Path) -> dict[str, Any]:
         parts.method.save(parts.model, str(folder))
-        with memory:
-            evaluation = on_split(trainer, parts, "test") if test else None
-        if evaluation is not None:
-            metrics["test"] = evaluation.metrics
-            metrics["rows"]["test"] = len(evaluation.rows)
-            metrics["skipped"] += getattr(evaluation.rows, "skipped", ())
-            metrics["routing"] = evaluation.routing
-        metrics["curves"] = curves
-        if evaluation is not None:
-            from hmmoe.report import write_report
+        if not test:
+            return metrics
+        from hmmoe.report import write_report
 
-            write_report(
-                folder / "report.html",
-                parts.recipe,
-                environment(),
-                metrics,
-                samples(parts, evaluation, SAMPLES),
-            )
+        with memory:
+            evaluation = on_split(trainer, parts, "test")
+        metrics["test"] = evaluation.metrics
+        metrics["rows"]["test"] = len(evaluation.rows)
+        metrics["skipped"] += getattr(evaluation.rows, "skipped", ())
+        metrics["routing"] = evaluation.routing
+        metrics["curves"] = metrics.pop("curves")  # the long part last
+        write_report(
+            folder / "report.html", parts.recipe, environment(), metrics, samples(parts, evaluation, SAMPLES)
+        )
         return metrics
 
     done = run.finish(write)

@@ -111,10 +111,14 @@ def in_worker(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _done(job: Job) -> dict[str, Any] | None:
-    """The metrics of a job that was finished before; a folder of another recipe is refused here."""
+    """The metrics of a job that was finished before, and tested where it shall be.
+
+    A folder of another recipe is refused here.
+    """
     run = RunDir(job.folder)
     run.check(Recipe.from_dict(job.recipe), resume=True)
-    return run.metrics()
+    metrics = run.metrics()
+    return metrics if metrics is None or not job.test or "test" in metrics else None
 
 
 def _work(job: Job, pipe: Connection) -> None:
