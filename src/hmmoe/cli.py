@@ -336,6 +336,8 @@ def robustness(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a finished comparison.")],
     levels: Annotated[str, typer.Option(help="Levels of noise; 1 is as much noise as signal.")] = "0.5,1,2",
     rows: Annotated[int | None, typer.Option(help="Test rows, a fixed draw; all if not given.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at the same time.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of each.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Write the result here too: FILE.json.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -352,7 +354,16 @@ def robustness(
     chosen = [_number(level, "levels") for level in levels.split(",")]
     command = shlex.join(["hmmoe", *sys.argv[1:]])
     with Display() as display:
-        result = measure(folder, levels=chosen, limit=rows, display=display, command=command, out=out)
+        result = measure(
+            folder,
+            levels=chosen,
+            limit=rows,
+            workers=jobs,
+            threads=threads,
+            display=display,
+            command=command,
+            out=out,
+        )
     Console().print(table(result))
     print(f"result: {out or folder / 'robustness.json'}")
 

@@ -316,11 +316,11 @@ def test_a_loss_that_is_not_finite_ends_a_search_with_an_answer_and_a_run_with_a
     for test in (False, True):
         workers._work(Job("x", tree, str(tmp_path / str(test)), test), pipe)
     search, run = [m for m in sent if "state" not in m]
-    assert search["metrics"]["diverged"].startswith("the loss became nan at step")
-    assert run["error"] == search["metrics"]["diverged"]
+    assert search["result"]["diverged"].startswith("the loss became nan at step")
+    assert run["error"] == search["result"]["diverged"]
     monkeypatch.setattr(workers, "_work", None)  # it is known from now on
     known = Job("x", tree, str(tmp_path / "False"), False)
-    assert list(run_all([known], 1, 1, said[0].row)) == [(known, search["metrics"])]
+    assert list(run_all([known], 1, 1, said[0].row)) == [(known, search["result"])]
     with pytest.raises(FloatingPointError, match="the loss became nan at step"):
         train(Recipe.from_dict(tree), known.folder, resume=True)
 
@@ -356,39 +356,32 @@ def test_finished_runs_start_no_process_and_other_recipes_are_refused(recipe, sa
 
 def test_a_trial_is_not_finished_where_a_test_is_asked_for(recipe, tmp_path):
     from hmmoe.engine.train import train
-    from hmmoe.engine.workers import _done
 
     short = recipe(train={"max_steps": 2})
     trial = Job("x", short.to_dict(), str(tmp_path / "run"), test=False)
     final = Job("x", short.to_dict(), str(tmp_path / "run"))
     train(short, tmp_path / "run", test=False)
-    assert _done(trial) is not None
-    assert _done(final) is None
+    assert trial.done() is not None
+    assert final.done() is None
     train(short, tmp_path / "run", resume=True)
-    assert _done(final)["test"]
+    assert final.done()["test"]
 
 
 def test_the_command_compares_in_processes_and_resumes(recipe, tmp_path):
     (tmp_path / "toy.yaml").write_text(recipe(train={"max_steps": 6}).to_yaml())
 
-    def run():
+    compared = ("compare", "toy.yaml", "--methods=frozen,lora", "--seeds=1", "--out=result.json")
+
+    def run(*command):
         return subprocess.run(
-            [
-                sys.executable,
-                str(TOY),
-                "compare",
-                "toy.yaml",
-                "--methods=frozen,lora",
-                "--seeds=1",
-                "--out=result.json",
-            ],
+            [sys.executable, str(TOY), *command],
             cwd=tmp_path,
             env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
             capture_output=True,
             text=True,
         )
 
-    first = run()
+    first = run(*compared)
     assert first.returncode == 0, first.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["command"].startswith("hmmoe compare toy.yaml")
@@ -401,7 +394,12 @@ def test_the_command_compares_in_processes_and_resumes(recipe, tmp_path):
     reports = sorted(tmp_path.glob("runs/toy-compare/*/report.html"))
     assert len(reports) == 2
     before = [r.stat().st_mtime_ns for r in reports]
-    second = run()
+    second = run(*compared)
     assert second.returncode == 0
     assert "needs 2 seeds" in second.stdout
     assert [r.stat().st_mtime_ns for r in reports] == before
+    third = run("robustness", "runs/toy-compare", "--levels=1", "--rows=8")
+    assert third.returncode == 0, third.stderr
+    robust = json.loads((tmp_path / "runs/toy-compare/robustness.json").read_text())
+    assert robust["rows"] == 8
+    assert set(robust["methods"]) == {"frozen", "lora"}

@@ -5,7 +5,7 @@ import json
 import pytest
 from rich.console import Console
 
-from hmmoe.engine import evaluate as evaluation
+from hmmoe.engine import robustness as module
 from hmmoe.engine.evaluate import evaluate
 from hmmoe.engine.progress import Display
 from hmmoe.engine.result import collect
@@ -37,6 +37,17 @@ def compared(tmp_path_factory):
     return folder, metrics
 
 
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    """Jobs run in this process, which knows the toy task."""
+
+    def run_all(jobs, workers, threads, row):
+        for job in jobs:
+            yield job, job.done() or job.run(row(job.name))
+
+    monkeypatch.setattr(module, "run_all", run_all)
+
+
 @pytest.fixture
 def said():
     import io
@@ -62,7 +73,7 @@ def test_every_run_is_tested_under_every_condition_and_only_once(compared, said,
     def fail(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(evaluation, "evaluate", fail)
+    monkeypatch.setattr(module.Tested, "run", fail)
     assert robustness(folder, levels=[1.0], display=display) == result
 
 
@@ -124,7 +135,11 @@ def test_bad_conditions_are_named(compared, options, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"levels": []}, "levels must be above 0, got none"), ({"limit": 0}, "rows must be")],
+    [
+        ({"levels": []}, "levels must be above 0, got none"),
+        ({"limit": 0}, "rows must be"),
+        ({"workers": 0}, "jobs must be"),
+    ],
 )
 def test_bad_arguments_are_named(compared, said, options, message):
     with pytest.raises(ValueError, match=message):

@@ -1,6 +1,6 @@
 """`hmmoe eval`: a finished run on a split."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,20 +30,37 @@ def evaluate(
     *,
     without: Collection[str] = (),
     noise: Mapping[str, float] | None = None,
-    limit: int | None = None,
-    memory: Path | None = None,
 ) -> Evaluation:
     """Load the run in `path` and measure it on `split`.
 
     Args:
         without: streams that the rows shall lack.
         noise: stream -> level of noise in it, see `hmmoe.data.noise`.
-        limit: rows to measure on, a fixed draw; all of the recipe's if not given.
-        memory: folder in which runs share their frozen prefixes, see `Memory`.
 
     Raises:
         FileNotFoundError: no run there.
         ValueError: the run is unfinished, or the task has no such split or stream.
+    """
+    return next(evaluate_each(path, [{"without": without, "noise": noise or {}}], split, report))
+
+
+def evaluate_each(
+    path: str | Path,
+    conditions: Iterable[Mapping[str, Any]],
+    split: str = "test",
+    report: Report | None = None,
+    *,
+    limit: int | None = None,
+    memory: Path | None = None,
+) -> Iterator[Evaluation]:
+    """Load the run in `path` once and measure it under every condition, `evaluate`'s `without` and `noise`.
+
+    Args:
+        limit: rows to measure on, a fixed draw; all of the recipe's if not given.
+        memory: folder in which runs share their frozen prefixes, see `Memory`.
+
+    Raises:
+        As `evaluate`.
     """
     run = RunDir(path)
     run.finished_metrics()
@@ -53,9 +70,11 @@ def evaluate(
     recipe = run.recipe()
     if limit is not None:
         recipe = replace(recipe, task={**recipe.task, f"{split}_rows": limit})
-    parts = assemble(recipe, saved=run.path).disturbed(without, noise or {})
-    with tester(parts, report) as trainer, nullcontext() if memory is None else Memory(parts, memory):
-        return on_split(trainer, parts, split)
+    loaded = assemble(recipe, saved=run.path)
+    for condition in conditions:
+        parts = loaded.disturbed(condition.get("without", ()), condition.get("noise", {}))
+        with tester(parts, report) as trainer, nullcontext() if memory is None else Memory(parts, memory):
+            yield on_split(trainer, parts, split)
 
 
 @contextmanager

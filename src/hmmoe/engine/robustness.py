@@ -6,7 +6,8 @@ Nothing is trained. A run's figures lie in its folder, so an interrupted call go
 import json
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hmmoe.engine.progress import Display
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.run import RunDir, machine, write_whole
 from hmmoe.engine.trials import Trial
+from hmmoe.engine.workers import run_all
 
 CLEAN = "clean"
 LEVELS = (0.5, 1.0, 2.0)
@@ -24,6 +26,8 @@ def robustness(
     *,
     levels: Sequence[float] = LEVELS,
     limit: int | None = None,
+    workers: int = 2,
+    threads: int = 1,
     display: Display,
     command: str = "",
     out: Path | None = None,
@@ -36,6 +40,7 @@ def robustness(
     Args:
         levels: of noise, see `hmmoe.data.noise`.
         limit: test rows, a fixed draw; all of the recipe's if not given.
+        workers: runs that are tested at the same time, with `threads` threads each.
         command: how to repeat it, for the result.
         out: a .json file for the result, which also lies in `folder` as robustness.json.
 
@@ -45,15 +50,17 @@ def robustness(
 
     Raises:
         FileNotFoundError: no finished comparison there.
-        ValueError: levels that are not above 0, or fewer than one row.
+        ValueError: levels that are not above 0, or fewer than one row, worker or thread.
+        ChildProcessError: a run could not be tested.
     """
     folder = Path(folder)
     if not (folder / "result.json").is_file():
         raise FileNotFoundError(f"{str(folder)!r} holds no finished comparison: it has no result.json")
     if not levels or min(levels) <= 0:
         raise ValueError(f"levels must be above 0, got {', '.join(f'{x:g}' for x in levels) or 'none'}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"rows must be at least 1, got {limit}")
+    for name, value in (("rows", limit), ("jobs", workers), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     runs = {
         name: [folder / Trial.chosen(method).folder(name, seed) for seed in range(len(method["values"]))]
@@ -66,23 +73,31 @@ def robustness(
             del runs[name]
             display.say(f"{name} is not tested: it never gets {' and '.join(recipe.leave_out)}")
     conditions = _conditions(recipes[next(iter(runs))], levels)
-    values: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
-    measured = 0
-    for condition, options in conditions.items():
-        for name, folders in runs.items():
-            found = [_measure(run, condition, options, limit, folder / "memory", display) for run in folders]
-            values[name][condition] = [metrics[result["metric"]] for metrics, _ in found]
-            measured = found[0][1]
-        shutil.rmtree(folder / "memory", ignore_errors=True)
-        display.say(
-            f"{condition}: " + ", ".join(f"{n} {statistics.mean(values[n][condition]):.2f}" for n in runs)
-        )
+    memory = folder / "memory"  # of frozen prefixes, while this lasts
+    tests = {
+        Tested(f"{name} seed {seed}", str(run), conditions, limit, str(memory)): (name, seed)
+        for name, folders in runs.items()
+        for seed, run in enumerate(folders)
+    }
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in runs}
+    for test, known in run_all(list(tests), workers, threads, display.row):
+        name, seed = tests[test]
+        found[name][seed] = known
+        figures = [f"{c} {known[c]['metrics'][result['metric']]:.2f}" for c in conditions]
+        display.say(f"{test.name}: {', '.join(figures)}")
+    shutil.rmtree(memory, ignore_errors=True)
+    values = {
+        name: {
+            c: [by_seed[seed][c]["metrics"][result["metric"]] for seed in sorted(by_seed)] for c in conditions
+        }
+        for name, by_seed in found.items()
+    }
     robust = {
         "recipe": result["recipe"],
         "command": command,
         "machine": machine(),
         "metric": result["metric"],
-        "rows": measured,
+        "rows": next(iter(found.values()))[0][CLEAN]["rows"],
         "conditions": list(conditions),
         "methods": {name: {"values": by, "lost": lost(by)} for name, by in values.items()},
     }
@@ -134,19 +149,51 @@ def _conditions(recipe: Recipe, levels: Sequence[float]) -> dict[str, dict[str, 
     return conditions
 
 
-def _measure(
-    run: Path, condition: str, options: dict[str, Any], limit: int | None, memory: Path, display: Display
-) -> tuple[dict[str, float], int]:
-    """The run's test metrics under a condition and their number of rows, from its folder where known."""
-    from hmmoe.engine.evaluate import evaluate
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """A run and the conditions to test it under, as `workers.Work`.
 
-    file = run / "robustness.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    key = condition if limit is None else f"{condition}, {limit} rows"
-    if key not in known:
-        report = display.row(f"{run.name} {condition}")
-        found = evaluate(run, "test", report, limit=limit, memory=memory, **options)
+    Attributes:
+        name: of its row in the display.
+        folder: the run's.
+        conditions: in words -> options of `evaluate_each`.
+        limit: test rows.
+        memory: folder in which runs share their frozen prefixes.
+    """
+
+    name: str
+    folder: str
+    conditions: dict[str, dict[str, Any]]
+    limit: int | None
+    memory: str
+
+    def done(self) -> dict[str, Any] | None:
+        """Condition -> rows and metrics; None where one is not known yet."""
+        known = self._known()
+        keys = {condition: self._key(condition) for condition in self.conditions}
+        return None if set(keys.values()) - set(known) else {c: known[key] for c, key in keys.items()}
+
+    def run(self, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        from hmmoe.engine.evaluate import evaluate_each
+
+        known = self._known()
+        new = {c: options for c, options in self.conditions.items() if self._key(c) not in known}
+        report({"phase": "load"})
+        each = evaluate_each(
+            self.folder, new.values(), report=report, limit=self.limit, memory=Path(self.memory)
+        )
+        for condition, found in zip(new, each, strict=True):
+            known[self._key(condition)] = {"rows": len(found.rows), "metrics": found.metrics}
+            write_whole(self._file, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
         report({"phase": "done"})
-        known[key] = {"rows": len(found.rows), "metrics": found.metrics}
-        write_whole(file, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
-    return known[key]["metrics"], known[key]["rows"]
+        return {condition: known[self._key(condition)] for condition in self.conditions}
+
+    @property
+    def _file(self) -> Path:
+        return Path(self.folder) / "robustness.json"
+
+    def _known(self) -> dict[str, Any]:
+        return json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
+
+    def _key(self, condition: str) -> str:
+        return condition if self.limit is None else f"{condition}, {self.limit} rows"

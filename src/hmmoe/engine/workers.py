@@ -9,20 +9,40 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.run import RunDir
 
 EXIT_SECONDS = 20.0  # for a worker to close down
 Report = Callable[[dict[str, Any]], None]
+W = TypeVar("W", bound="Work")
+
+
+class Work(Protocol):
+    """What a worker does, and how it is known that it was done before."""
+
+    @property
+    def name(self) -> str:
+        """Of its row in the display."""
+
+    def done(self) -> dict[str, Any] | None:
+        """What came out, where it was finished before.
+
+        Raises:
+            ValueError: its folder is not fit for it.
+        """
+
+    def run(self, report: Report) -> dict[str, Any]:
+        """Do it, in the worker; a ValueError, OSError or FloatingPointError ends with its sentence."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
     """One run: its row's name in the display, its recipe as a mapping, its folder, and whether to test.
 
-    Jobs on the same rows and towers share their frozen prefixes through the folder `memory`.
+    Jobs on the same rows and towers share their frozen prefixes through the folder `memory`. One without a
+    test whose loss stops being finite has the metrics `{"diverged": why}`.
     """
 
     name: str
@@ -31,13 +51,30 @@ class Job:
     test: bool = True
     memory: str | None = None
 
+    def done(self) -> dict[str, Any] | None:
+        """The metrics of a run that was finished before, and tested where it shall be."""
+        run = RunDir(self.folder)
+        run.check(Recipe.from_dict(self.recipe), resume=True)
+        metrics = run.metrics()
+        return metrics if metrics is None or not self.test or "test" in metrics else None
+
+    def run(self, report: Report) -> dict[str, Any]:
+        from hmmoe.engine.train import train
+
+        recipe = Recipe.from_dict(self.recipe)
+        try:
+            return train(recipe, self.folder, resume=True, test=self.test, memory=self.memory, report=report)
+        except FloatingPointError as error:
+            if self.test:
+                raise
+            diverged = {"diverged": str(error)}  # an answer as good as any for a search, known from now on
+            return RunDir(self.folder).finish(lambda _: diverged)
+
 
 def run_all(
-    jobs: Sequence[Job], workers: int, threads: int, row: Callable[[str], Report]
-) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Run the jobs, at most `workers` at a time; yield each with its metrics as it finishes.
-
-    A job without a test whose loss stops being finite has the metrics `{"diverged": why}`.
+    jobs: Sequence[W], workers: int, threads: int, row: Callable[[str], Report]
+) -> Iterator[tuple[W, dict[str, Any]]]:
+    """Run the jobs, at most `workers` at a time; yield each with what came out as it finishes.
 
     Args:
         threads: of each worker's tensor operations.
@@ -48,10 +85,10 @@ def run_all(
         ChildProcessError: a run failed, with its sentence. The others are stopped and can be resumed.
     """
     context = multiprocessing.get_context("spawn")
-    finished = {job: _done(job) for job in jobs}
-    yield from ((job, metrics) for job, metrics in finished.items() if metrics is not None)
+    finished = {job: job.done() for job in jobs}
+    yield from ((job, result) for job, result in finished.items() if result is not None)
     waiting = [job for job in reversed(jobs) if finished[job] is None]
-    running: dict[Connection, tuple[Job, Any, Report]] = {}
+    running: dict[Connection, tuple[W, Any, Report]] = {}
     with _environment(OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false"):
         try:
             while waiting or running:
@@ -78,7 +115,7 @@ def run_all(
                     _end(process)
                     if "error" in message:
                         raise ChildProcessError(f"run {job.name}: {message['error']}")
-                    yield job, message["metrics"]
+                    yield job, message["result"]
         finally:
             for _, process, _ in running.values():
                 process.terminate()
@@ -110,39 +147,12 @@ def in_worker(function: Callable[..., Any], *args: Any) -> Any:
             raise ChildProcessError("a worker died; was there too little memory?") from None
 
 
-def _done(job: Job) -> dict[str, Any] | None:
-    """The metrics of a job that was finished before, and tested where it shall be.
-
-    A folder of another recipe is refused here.
-    """
-    run = RunDir(job.folder)
-    run.check(Recipe.from_dict(job.recipe), resume=True)
-    metrics = run.metrics()
-    return metrics if metrics is None or not job.test or "test" in metrics else None
-
-
-def _work(job: Job, pipe: Connection) -> None:
-    """In the worker: train, and send reports, then metrics or an error's sentence."""
-    from hmmoe.engine.train import train
-
+def _work(job: Work, pipe: Connection) -> None:
+    """In the worker: send reports, then the result or an error's sentence."""
     _watch_parent()
     try:
-        metrics = train(
-            Recipe.from_dict(job.recipe),
-            job.folder,
-            resume=True,
-            test=job.test,
-            memory=job.memory,
-            report=lambda state: pipe.send({"state": state}),
-        )
-        pipe.send({"metrics": metrics})
-    except FloatingPointError as error:
-        if job.test:
-            pipe.send({"error": str(error)})
-        else:  # an answer as good as any for a search, and known from now on
-            diverged = {"diverged": str(error)}
-            pipe.send({"metrics": RunDir(job.folder).finish(lambda _: diverged)})
-    except (ValueError, OSError) as error:
+        pipe.send({"result": job.run(lambda state: pipe.send({"state": state}))})
+    except (ValueError, OSError, FloatingPointError) as error:
         pipe.send({"error": str(error)})
     finally:
         pipe.close()
