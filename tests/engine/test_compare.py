@@ -113,7 +113,9 @@ def test_a_variant_is_the_recipe_s_method_with_some_options_changed(recipe):
             "even": {"router": "uniform", "learning_rate": 0.5},
             "small": {"budget": 0.1},
             "deaf": {"leave_out": ["audio"]},
+            "ready": {"train": {"modality_dropout": 0.3}},
             "large": {"rank": 2},
+            "fast": {"train": 3},
             "other": {"name": "lora"},
             "lora": {},
         },
@@ -123,11 +125,16 @@ def test_a_variant_is_the_recipe_s_method_with_some_options_changed(recipe):
     assert (even.train.learning_rate, even.variants) == (0.5, {})
     deaf = recipe_for(own, "deaf", budget=0.3)
     assert (deaf.leave_out, deaf.method) == (["audio"], own.method | {"budget": 0.3})
+    ready = recipe_for(own, "ready", budget=0.3)
+    assert difference(ready.to_dict(), recipe_for(own, "hmmoe", budget=0.3).to_dict()) == [
+        "train.modality_dropout"
+    ]
     small = recipe_for(own, "small", budget=0.3)
     assert small.method["budget"] == 0.1
     assert small.train.learning_rate == own.train.learning_rate
     for name, message in (
         ("large", "variant 'large' is sized by a budget; remove its rank"),
+        ("fast", "variants.fast.train must be a mapping of train's keys, got 3"),
         ("other", "variant 'other' varies the recipe's own method; remove its name"),
         ("lora", "variant 'lora' has the name of a method"),
         ("smal", "unknown method 'smal', did you mean 'small'"),

@@ -178,7 +178,7 @@ def recipe_for(recipe: Recipe, method: str, budget: float | None = None) -> Reci
 
 
 def _variant(recipe: Recipe, name: str) -> Recipe:
-    """`recipe` with the options of its method, its learning rate or leave_out, that the variant changes."""
+    """`recipe` with what the variant changes: options of its method, learning rate, train or leave_out."""
     if name in METHODS:
         raise ValueError(f"variant {name!r} has the name of a method; choose another")
     changes = dict(recipe.variants[name])
@@ -186,7 +186,13 @@ def _variant(recipe: Recipe, name: str) -> Recipe:
         if key in changes:
             raise ValueError(f"variant {name!r} {why}; remove its {key}")
     tree = copy.deepcopy(recipe.to_dict()) | {"variants": {}}
-    tree["train"]["learning_rate"] = changes.pop("learning_rate", recipe.train.learning_rate)
+    training = changes.pop("train", {})
+    if not isinstance(training, dict):
+        raise ValueError(
+            f"recipe key variants.{name}.train must be a mapping of train's keys, got {training!r}"
+        )
+    tree["train"] |= training
+    tree["train"]["learning_rate"] = changes.pop("learning_rate", tree["train"]["learning_rate"])
     tree["leave_out"] = changes.pop("leave_out", recipe.leave_out)
     tree["method"] |= changes
     return Recipe.from_dict(tree)

@@ -122,8 +122,8 @@ class Recipe:
     variants: dict[str, dict[str, Any]] = field(
         default_factory=dict,
         metadata=about(
-            "for compare: name of a variant of the method -> the options, learning_rate or leave_out that it "
-            "changes"
+            "for compare: name of a variant of the method -> the options, learning_rate, train or leave_out "
+            "that it changes"
         ),
     )
     minutes: float | None = field(
