@@ -10,9 +10,9 @@ from hmmoe.engine.evaluate import evaluate
 from hmmoe.engine.progress import Display
 from hmmoe.engine.result import collect
 from hmmoe.engine.robustness import lost, robustness, table
-from hmmoe.engine.run import write_whole
 from hmmoe.engine.train import train
 from hmmoe.engine.trials import Trial
+from hmmoe.files import write_whole
 
 CONDITIONS = ["clean", "no image", "no text", "image noise 1", "text noise 1"]
 

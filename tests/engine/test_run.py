@@ -2,7 +2,7 @@
 
 import pytest
 
-from hmmoe.engine.run import RunDir, environment, machine, write_whole
+from hmmoe.engine.run import RunDir, environment, machine
 
 
 def checkpoint(run, step, whole=True):
@@ -124,20 +124,6 @@ def test_environment_names_versions_and_machine():
     found = environment()
     assert found["packages"]["torch"]
     assert "cores" in found["machine"]
-
-
-def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
-    file = tmp_path / "new" / "result.json"
-    write_whole(file, "one")
-    assert file.read_text() == "one"
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("hmmoe.engine.run.os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(file, "two")
-    assert [f.read_text() for f in file.parent.iterdir()] == ["one"]
 
 
 def test_the_machine_is_named_with_its_accelerator(monkeypatch):

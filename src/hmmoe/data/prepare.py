@@ -25,6 +25,7 @@ from hmmoe.data.pool import Died, each
 from hmmoe.data.sets import SETS, Clip, DataSet
 from hmmoe.data.sets.base import RATE
 from hmmoe.errors import unknown
+from hmmoe.files import write_whole
 
 JOURNAL = "prepared.jsonl"
 QUIET = 1e-4  # of full scale; a sound that never gets louder is silent
@@ -159,7 +160,7 @@ def prepare(data: DataSet, raw: Path, out: Path, *, workers: int = 0, tell: Tell
             journal.write(_line(clip[0].name, outcome))
             journal.flush()
     outcomes = {clip.name: outcomes[clip.name] for clip in clips}
-    write_aside(out / JOURNAL, "".join(_line(*item) for item in outcomes.items()).encode())
+    write_whole(out / JOURNAL, "".join(_line(*item) for item in outcomes.items()))
     return Report.of(data, clips, outcomes)
 
 
@@ -245,7 +246,7 @@ class _Decode:
             samples = round(data.seconds * RATE)
             missing = 0 if data.whole else max(samples - len(wave), 0)
             wave = np.pad(wave[:samples], (0, missing))
-            write_aside(self.out / data.audio[0].format(**clip.place), wav(wave, RATE))
+            write_whole(self.out / data.audio[0].format(**clip.place), wav(wave, RATE))
         self._pictures(clip, frames)
         return Outcome(_loudness(wave), "", size)
 
@@ -331,12 +332,4 @@ def _line(name: str, outcome: Outcome) -> str:
 def _copy(source: Path, target: Path) -> None:
     if target.is_file() and source.samefile(target):
         return
-    write_aside(target, source.read_bytes())
-
-
-def write_aside(path: Path, data: bytes) -> None:
-    """The file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_bytes(data)
-    os.replace(aside, path)
+    write_whole(target, source.read_bytes())

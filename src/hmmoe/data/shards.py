@@ -23,7 +23,7 @@ import numpy as np
 
 from hmmoe.data.media import MediaError, decode_audio, decode_image, png
 from hmmoe.data.pool import Died, each
-from hmmoe.data.prepare import write_aside
+from hmmoe.files import write_whole
 
 ROWS = 256  # in a shard
 END = bytes(1024)  # of a tar file
@@ -67,7 +67,7 @@ def write_shards(
         done[start] = shard
         tell({"phase": "write", "step": count, "steps": len(starts), "rows": per_shard})
     shards = [done[start] for start in starts]
-    write_aside(index, json.dumps({**plan, "shards": [s["file"] for s in shards]}).encode())
+    write_whole(index, json.dumps({**plan, "shards": [s["file"] for s in shards]}))
     tell({"phase": "done"})
     return [why for shard in shards for why in shard["skipped"]]
 
@@ -150,7 +150,7 @@ class _Write:
             file.write(END)
         os.replace(aside, self.folder / f"{stem}.tar")
         shard = {"file": f"{stem}.tar", "places": places, "skipped": skipped}
-        write_aside(index, json.dumps(shard).encode())
+        write_whole(index, json.dumps(shard))
         return shard
 
 

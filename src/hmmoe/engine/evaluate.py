@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hmmoe.engine.run import RunDir, write_whole
+from hmmoe.engine.run import RunDir
+from hmmoe.files import write_whole
 
 Report = Callable[[dict[str, Any]], None]
 

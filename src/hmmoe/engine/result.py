@@ -9,8 +9,9 @@ from typing import Any
 
 from hmmoe.engine.paired import best_rival, in_words, paired
 from hmmoe.engine.recipe import Recipe
-from hmmoe.engine.run import machine, write_whole
+from hmmoe.engine.run import machine
 from hmmoe.engine.trials import Trial
+from hmmoe.files import write_whole
 
 Runs = Mapping[str, Mapping[int, dict[str, Any]]]  # method -> seed -> the content of metrics.json
 

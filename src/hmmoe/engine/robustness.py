@@ -13,9 +13,10 @@ from typing import Any
 
 from hmmoe.engine.progress import Display
 from hmmoe.engine.recipe import Recipe
-from hmmoe.engine.run import RunDir, machine, write_whole
+from hmmoe.engine.run import RunDir, machine
 from hmmoe.engine.trials import Trial
 from hmmoe.engine.workers import run_all
+from hmmoe.files import write_whole
 
 CLEAN = "clean"
 LEVELS = (0.5, 1.0, 2.0)

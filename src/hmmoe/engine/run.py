@@ -158,13 +158,6 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file such that a kill leaves the old one or the new one whole; its folder is made too."""
-    with _aside(path) as new:
-        (new / path.name).write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(new / path.name, path)
-
-
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
