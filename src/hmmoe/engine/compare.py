@@ -62,19 +62,9 @@ def compare(
     for name, value in (("seeds", seeds), ("tune", tune), ("jobs", workers), ("threads", threads)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if not methods or len(set(methods)) < len(methods):
-        raise ValueError(f"methods must name each method once, got {', '.join(methods) or 'none'}")
     if out is not None and out.suffix != ".json":
         raise ValueError(f"out must be a .json file, got {str(out)!r}")
-    for package in ("scipy", "matplotlib", "jinja2"):  # of what comes after the last run
-        if find_spec(package) is None:
-            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-    if recipe.task.get("select_on") == "test":
-        raise ValueError("task.select_on=test selects on the test rows, which no comparison may; remove it")
-    for key, allowed in (("rivals", [*METHODS]), ("search", [*METHODS, *recipe.variants])):
-        for name in getattr(recipe, key):
-            if name not in allowed:
-                raise ValueError(unknown(f"method in recipe key {key}", name, allowed))
+    _check(recipe, methods)
     recipes = {name: recipe_for(recipe, name, budget) for name in methods}
     trials = {
         name: trials_of(name, r.train.learning_rate, recipe.search.get(name, {}), tune)
@@ -125,6 +115,21 @@ def compare(
     for path in (folder / "result.json", *([] if out is None else [out])):
         write(result, results, path)
     return result
+
+
+def _check(recipe: Recipe, methods: Sequence[str]) -> None:
+    """What a comparison would otherwise find out after hours."""
+    if not methods or len(set(methods)) < len(methods):
+        raise ValueError(f"methods must name each method once, got {', '.join(methods) or 'none'}")
+    for package in ("scipy", "matplotlib", "jinja2"):  # of what comes after the last run
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    if recipe.task.get("select_on") == "test":
+        raise ValueError("task.select_on=test selects on the test rows, which no comparison may; remove it")
+    for key, allowed in (("rivals", [*METHODS]), ("search", [*METHODS, *recipe.variants])):
+        for name in getattr(recipe, key):
+            if name not in allowed:
+                raise ValueError(unknown(f"method in recipe key {key}", name, allowed))
 
 
 def _check_sizes(trees: Mapping[str, dict[str, Any]]) -> None:
