@@ -2,7 +2,7 @@
 
 import pytest
 
-from hmmoe.engine.trials import Trial, best, grid, trials_of
+from hmmoe.engine.trials import Trial, best, finalists, grid, trials_of
 
 
 def test_rates_are_spaced_evenly_in_the_logarithm():
@@ -38,8 +38,26 @@ def test_names_of_trials_and_of_their_folders():
 
 
 def test_the_best_is_the_first_of_the_highest_and_none_that_diverged():
-    trials = [Trial(0.1, value=3.0), Trial(1.0, value=5.0), Trial(2.0, value=5.0), Trial(3.0)]
+    trials = [
+        Trial(0.1, values={0: 3.0}),
+        Trial(1.0, values={0: 5.0}),
+        Trial(2.0, values={0: 5.0}),
+        Trial(3.0),
+    ]
     assert best("lora", trials) is trials[1]
     assert best("lora", [Trial(0.1)]).rate == 0.1
     with pytest.raises(ValueError, match="every trial of lora diverged"):
         best("lora", [Trial(0.1), Trial(1.0)])
+
+
+def test_the_best_two_trials_are_judged_by_the_mean_of_their_seeds():
+    low, middle, high, hot = (
+        Trial(rate, values={0: v}) for rate, v in ((1, 4.0), (2, 6.0), (3, 5.0), (4, None))
+    )
+    assert finalists([low, middle, high, hot]) == [middle, high]
+    middle.values |= {1: 2.0, 2: 1.0}
+    high.values |= {1: 3.0, 2: 4.0}
+    assert (middle.value, high.value) == (3.0, 4.0)
+    assert best("lora", [low, middle, high, hot]) is high  # low was judged by one seed only
+    high.values[2] = None
+    assert best("lora", [low, middle, high, hot]) is middle

@@ -1,8 +1,8 @@
 """`hmmoe compare`: several methods on one recipe: towers, rows, order, head, steps and budget alike.
 
-Every method gets the same number of trials (see `trials`), on seed 0 and judged by validation only; then all
-its seeds run as the best one did, which for seed 0 is trained already and only tested. A run is a folder, so
-an interrupted comparison goes on where it was.
+Every method gets the same number of trials (see `trials`), on seed 0 and judged by validation only; the best
+two are judged by the mean of seeds 0 to 2; then all seeds run as the best one did. What was a trial is not
+trained again, only tested. A run is a folder, so an interrupted comparison goes on where it was.
 """
 
 import copy
@@ -16,7 +16,7 @@ from typing import Any
 from hmmoe.engine.progress import Display
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.result import collect, write
-from hmmoe.engine.trials import Trial, best, trials_of
+from hmmoe.engine.trials import FINALISTS, JUDGES, Trial, best, finalists, trials_of
 from hmmoe.engine.workers import Job, in_worker, run_all
 from hmmoe.errors import unknown
 from hmmoe.methods import METHODS, Budgeted, make_method, method_named
@@ -84,22 +84,38 @@ def compare(
         run = folder / trial.folder(name, seed)
         return Job(f"{name} seed {seed} rate {trial}", tree, str(run), test, str(memory))
 
+    def judge(jobs: Mapping[Job, tuple[Trial, int]]) -> None:
+        for done, metrics in run_all(list(jobs), workers, threads, display.row):
+            trial, seed = jobs[done]
+            trial.values[seed] = None
+            if "diverged" in metrics:
+                display.say(f"{done.name}: {metrics['diverged']}")
+                continue
+            trial.values[seed] = value = metrics["validation"][metrics["metric"]]
+            display.say(f"{done.name}: validation {metrics['metric']} {value:.2f}")
+
     # Methods in turn: the first run of each fills the memory for the next.
-    jobs = {job(name, trials[name][i], 0, tune == 1): (name, i) for i in range(tune) for name in methods}
+    jobs = {
+        job(name, trials[name][i], 0, tune == 1): (name, trials[name][i])
+        for i in range(tune)
+        for name in methods
+    }
     first: dict[str, Job] = {}
-    for run, (name, i) in jobs.items():
-        first.setdefault(" ".join([name, *(f"{k}={v}" for k, v in trials[name][i].options.items())]), run)
+    for run, (name, trial) in jobs.items():
+        first.setdefault(" ".join([name, *(f"{k}={v}" for k, v in trial.options.items())]), run)
     # A method whose first run has a folder was built before.
     if new := {words: run.recipe for words, run in first.items() if not Path(run.folder).exists()}:
         in_worker(_check_sizes, new)
     if tune > 1:
-        for done, metrics in run_all(list(jobs), workers, threads, display.row):
-            name, i = jobs[done]
-            if "diverged" in metrics:
-                display.say(f"{done.name}: {metrics['diverged']}")
-                continue
-            trials[name][i].value = metrics["validation"][metrics["metric"]]
-            display.say(f"{done.name}: validation {metrics['metric']} {trials[name][i].value:.2f}")
+        judge({run: (trial, 0) for run, (_, trial) in jobs.items()})
+        judge(
+            {
+                job(name, trial, seed, False): (trial, seed)
+                for seed in range(1, min(seeds, JUDGES))
+                for name in methods
+                for trial in finalists(trials[name])
+            }
+        )
     chosen = {name: best(name, trials[name]) for name in methods}
 
     results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in methods}
@@ -205,7 +221,9 @@ def _variant(recipe: Recipe, name: str) -> Recipe:
 
 def opening(recipe: Recipe, methods: Sequence[str], seeds: int, tune: int, workers: int) -> str:
     """One line: what is going to happen, and about how long it takes."""
-    runs = len(methods) * (seeds + tune - 1)  # the best trial is a seed's run
+    runs = len(methods) * seeds
+    if tune > 1:  # the best trial is the first seeds' runs
+        runs += len(methods) * (tune - 1 + (min(seeds, JUDGES) - 1) * (min(tune, FINALISTS) - 1))
     line = f"{recipe.name}: {', '.join(methods)}; {seeds} seed{'s' * (seeds > 1)} each"
     if tune > 1:
         line += f" after {tune} trials on validation"

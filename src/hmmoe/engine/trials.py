@@ -2,16 +2,20 @@
 
 Every method gets the same number of trials. One without options in the recipe's `search` spends
 them all on learning rates; one with options has every combination of them at equally many rates.
+One seed says little between neighbouring rates, so the best two trials are judged by the mean of several.
 """
 
 import itertools
 import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 SPACING = math.sqrt(10)  # between neighbouring learning rates of the grid
+FINALISTS = 2  # trials that are judged by more than one seed
+JUDGES = 3  # seeds that judge them
 
 
 @dataclass
@@ -19,12 +23,18 @@ class Trial:
     """A learning rate and options of the method, and the metric that they reached on validation.
 
     Attributes:
-        value: None where it was not tried, or diverged.
+        values: seed -> the metric, None where the loss stopped being finite.
     """
 
     rate: float
     options: dict[str, Any] = field(default_factory=dict)
-    value: float | None = None
+    values: dict[int, float | None] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float | None:
+        """Mean over the seeds; None where it was not tried, or one of them diverged."""
+        known = [value for value in self.values.values() if value is not None]
+        return statistics.mean(known) if known and len(known) == len(self.values) else None
 
     @classmethod
     def chosen(cls, method: Mapping[str, Any]) -> "Trial":
@@ -71,8 +81,14 @@ def grid(middle: float, count: int) -> list[float]:
     return [float(f"{middle * SPACING ** (i - (count - 1) / 2):.2g}") for i in range(count)]
 
 
+def finalists(trials: Sequence[Trial]) -> list[Trial]:
+    """The best trials by what is known so far; the first, of the smallest rate, where several are alike."""
+    done = [trial for trial in trials if trial.value is not None]
+    return sorted(done, key=lambda trial: -(trial.value or 0.0))[:FINALISTS]
+
+
 def best(method: str, trials: Sequence[Trial]) -> Trial:
-    """The trial of the highest value; the first, of the smallest rate, where several have it.
+    """The trial of the highest value among those judged by the most seeds; the first where several have it.
 
     Raises:
         ValueError: all diverged.
@@ -82,4 +98,4 @@ def best(method: str, trials: Sequence[Trial]) -> Trial:
     done = [trial for trial in trials if trial.value is not None]
     if not done:
         raise ValueError(f"every trial of {method} diverged; lower its learning_rate in the recipe")
-    return max(done, key=lambda trial: trial.value or 0.0)
+    return max(done, key=lambda trial: (len(trial.values), trial.value or 0.0))
