@@ -115,12 +115,11 @@ def hmmoe_reference(
                 else:
                     read = []
                     for n in readable:
-                        rows_n, real = z[n][:, own], masks[n][b]
-                        if len(rows_n) > max(exact_tokens, latents):
-                            rows_n = rows_n[real]
-                            read += [rows_n[i:j].mean(0) for i, j in stretches(len(rows_n), latents)]
+                        real = z[n][:, own][masks[n][b]]
+                        if len(real) > max(exact_tokens, latents):
+                            read += [real[i:j].mean(0) for i, j in stretches(len(real), latents)]
                         else:
-                            read += list(rows_n[real])
+                            read += list(real)
                     read = torch.stack(read)
                     ask = rows[:, own] @ p[q + "query"][i]
                     k, v = read @ p[q + "key"][i], read @ p[q + "value"][i]

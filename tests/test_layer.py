@@ -229,7 +229,7 @@ def test_every_parameter_has_had_a_gradient_after_two_steps(streams, options):
     assert not idle
 
 
-@pytest.mark.parametrize(("counts", "exact_tokens"), [((4, 6), 50), ((9, 11), 5)])
+@pytest.mark.parametrize(("counts", "exact_tokens"), [((4, 6), 50), ((9, 11), 5), ((4, 6), 7)])
 def test_padding_changes_nothing(counts, exact_tokens):
     states = tokens(STREAMS[2], counts=counts)
     layer = make(STREAMS[2], latents=3, exact_tokens=exact_tokens)

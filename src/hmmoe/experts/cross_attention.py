@@ -3,8 +3,8 @@
     Y = softmax(Q K^T / sqrt(r)) V        Q = Z_m W_q,  K = Z_n W_k,  V = Z_n W_v,  r x r matrices
 
 with the tokens of all other streams n side by side as keys and values. A stream of more than `exact_tokens`
-tokens is read through L latent tokens, the means of L stretches of its real tokens, so that cost is linear in
-tokens and a sample's latents do not depend on how far its batch is padded.
+real tokens is read through L latent tokens, the means of L stretches of them, so that cost is linear in tokens;
+what a sample reads does not depend on how far its batch is padded.
 
 Source: the paper (arXiv 2503.20633) names the family; doing it in rank space is the paper's, the projections
 and the latents are our choice: no weight depends on a token count, none is idle on short streams, and what a
@@ -57,18 +57,22 @@ class CrossAttention(TokenExperts):
         return z.unflatten(-1, (self.count, self.rank)).transpose(1, 2)
 
     def _condense(self, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Means over L stretches of the real tokens, `(B, L, n*r)`, and which hold any, `(B, L)`.
+        """Means over L stretches of the real tokens, `(B, K, n*r)`, and which hold any, `(B, K)`.
 
-        Stretch i of n tokens goes from floor(i n / L) to ceil((i + 1) n / L), as in adaptive pooling.
+        Stretch i of n tokens goes from floor(i n / L) to ceil((i + 1) n / L), as in adaptive pooling. A short
+        sample in a batch of long ones has as many stretches as tokens.
         """
-        if z.shape[1] <= max(self.exact_tokens, self.latents):
+        most = max(self.exact_tokens, self.latents)
+        if z.shape[1] <= most:
             return z, mask
         if mask is None and z.shape[1] % self.latents == 0:
             return z.unflatten(1, (self.latents, -1)).mean(2), None
         if mask is None:
             return F.adaptive_avg_pool1d(z.mT, self.latents).mT, None
-        n, i = mask.sum(-1, keepdim=True), torch.arange(self.latents, device=z.device)
-        first, last = i * n // self.latents, -(-(i + 1) * n // self.latents)  # (B, L)
-        place = (mask.cumsum(-1) - 1)[:, None]  # (B, 1, K), among the real tokens
-        inside = (place >= first[..., None]) & (place < last[..., None]) & mask[:, None]  # (B, L, K)
+        n, i = mask.sum(-1, keepdim=True), torch.arange(most, device=z.device)
+        count = n.where(n <= most, self.latents)  # (B, 1) stretches
+        first = i * n // count.clamp(min=1)  # (B, K)
+        last = (-(-(i + 1) * n // count.clamp(min=1))).where(i < count, first)
+        place = (mask.cumsum(-1) - 1)[:, None]  # (B, 1, N), among the real tokens
+        inside = (place >= first[..., None]) & (place < last[..., None]) & mask[:, None]  # (B, K, N)
         return inside.to(z.dtype) @ z / (last - first).clamp(min=1)[..., None], last > first
