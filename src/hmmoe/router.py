@@ -8,11 +8,9 @@ are normalised again. Top-k keeps the k largest weights, as masked weights on de
 parameter gets a gradient every step.
 
 Auxiliary losses (to be added to the task's loss with a small weight):
-    balance   E * sum_e (mean weight of e - 1/E)^2, 0 when all experts are used alike: the squared
-    coefficient of variation
-              of their importance (Shazeer et al., arXiv 1701.06538, section 4); with missing streams 1/E is
-              1 over the
-              number of available experts
+    balance   E * sum_e (mean weight of e - 1/E)^2, 0 when all experts are used alike: the squared coefficient
+              of variation of their importance (Shazeer et al., arXiv 1701.06538, section 4); with missing
+              streams 1/E is 1 over the number of available experts
     z         mean over samples of logsumexp(logits)^2 (ST-MoE, arXiv 2202.08906, eq. 5)
 """
 

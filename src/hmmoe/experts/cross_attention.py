@@ -3,8 +3,8 @@
     Y = softmax(Q K^T / sqrt(r)) V        Q = Z_m W_q,  K = Z_n W_k,  V = Z_n W_v,  r x r matrices
 
 with the tokens of all other streams n side by side as keys and values. A stream of more than `exact_tokens`
-real tokens is read through L latent tokens, the means of L stretches of them, so that cost is linear in tokens;
-what a sample reads does not depend on how far its batch is padded.
+real tokens is read through L latent tokens, the means of L stretches of them, so that cost is linear in
+tokens; what a sample reads does not depend on how far its batch is padded.
 
 Source: the paper (arXiv 2503.20633) names the family; doing it in rank space is the paper's, the projections
 and the latents are our choice: no weight depends on a token count, none is idle on short streams, and what a
