@@ -39,7 +39,8 @@ class ConditionedAffine(ChannelExperts):
         self.film = nn.Linear(rank, 2 * count * rank)
         nn.init.kaiming_normal_(self.hidden.weight)
         nn.init.zeros_(self.hidden.bias)
-        nn.init.normal_(self.film.weight, std=0.5 * rank**-0.5)
+        # small: where the streams have nothing to tell each other, what others say is noise at first
+        nn.init.normal_(self.film.weight, std=0.1 * rank**-0.5)
         nn.init.zeros_(self.film.bias)
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor | None]:

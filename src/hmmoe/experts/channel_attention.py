@@ -22,7 +22,7 @@ class ChannelAttention(ChannelExperts):
         self.excite = nn.Linear(rank, count * rank)
         nn.init.kaiming_normal_(self.squeeze.weight)
         nn.init.zeros_(self.squeeze.bias)
-        nn.init.normal_(self.excite.weight, std=0.5 * rank**-0.5)
+        nn.init.normal_(self.excite.weight, std=0.1 * rank**-0.5)  # small, as of the conditioned affine kind
         nn.init.zeros_(self.excite.bias)
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor | None]:
