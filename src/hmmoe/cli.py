@@ -337,7 +337,7 @@ def robustness(
     levels: Annotated[str, typer.Option(help="Levels of noise; 1 is as much noise as signal.")] = "0.5,1,2",
     rows: Annotated[int | None, typer.Option(help="Test rows, a fixed draw; all if not given.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at the same time.")] = 2,
-    threads: Annotated[int, typer.Option(help="Threads of each.")] = 1,
+    threads: Annotated[int, typer.Option(help="Processor threads per run.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Write the result here too: FILE.json.")] = None,
     debug: Debug = False,
 ) -> None:
