@@ -204,8 +204,10 @@ def test_options_are_tuned_within_the_same_number_of_trials(recipe, jobs, said, 
         folder=tmp_path,
         display=said[0],
     )
-    tuning, final = [j for j in jobs if not j.test][:8], [j for j in jobs if j.test]
-    tried = [(j.recipe["train"]["learning_rate"], j.recipe["method"].get("alpha")) for j in tuning]
+    tuning, final = [j for j in jobs if not j.test], [j for j in jobs if j.test]
+    rounds = [[j for j in tuning if j.recipe["train"]["seed"] == seed] for seed in (0, 1)]
+    assert [len(r) for r in rounds] == [8, 4]  # the best two of each by another seed
+    tried = [(j.recipe["train"]["learning_rate"], j.recipe["method"].get("alpha")) for j in rounds[0]]
     assert [t for t in tried if t[1]] == [(0.0056, 1.0), (0.0056, 4.0), (0.018, 1.0), (0.018, 4.0)]
     assert len(tried) == 8
     lora = result["methods"]["lora"]
