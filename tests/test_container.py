@@ -1,5 +1,6 @@
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import hmmoe
 from hmmoe import HMMoEConfig, MultimodalModel
+from hmmoe.streams import PrefixCache
 from small import LinearHead, adapted, collate, pair, rows, wake
 
 
@@ -106,6 +108,41 @@ def test_a_sample_without_a_stream_is_as_if_that_sample_were_alone():
     torch.testing.assert_close(states["image"][1:], alone["image"])
     masks = model(image=batch["image"], text=batch["text"], present=present).logits["text"][1]
     assert masks.any(1).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("there", [[True, False, True, False], [False] * 4])
+@pytest.mark.parametrize("memory", [False, True])
+def test_a_tower_runs_only_the_samples_that_have_its_stream(there, memory):
+    torch.manual_seed(0)
+    model = hmmoe.get_peft_model(
+        three(head=StatesHead(), folded=["text"], levels={"text": [0]}), HMMoEConfig(rank=4)
+    )
+    wake(model).eval()
+    batch = {"image": pictures(4), "text": pictures(4, 3), "speech": pictures(4)}
+    present = {"text": torch.tensor(there)}
+    ran = []
+    model.get_base_model().towers["text"].register_forward_pre_hook(
+        lambda tower, args, kwargs: ran.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    with PrefixCache(model) if memory else nullcontext() as cache:
+        for _ in range(2):
+            found = model(**batch, present=present, index=torch.arange(4) + 7).logits
+        if cache is not None:
+            assert cache.knows(torch.arange(4) + 7, present)
+            assert not cache.knows(torch.arange(4) + 7)
+    assert ran == [3 * max(sum(there), 1)] * 2
+    assert set(found) == {"image", "text", "text/0", "speech"}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    total = sum((states**2).sum() for states, _ in found.values())
+    assert all(g is not None for g in torch.autograd.grad(total, trained, allow_unused=True))
+    for i, here in enumerate(there):
+        one = {m: {k: v[i : i + 1] for k, v in inputs.items()} for m, inputs in batch.items()}
+        alone = model(**(one if here else {m: one[m] for m in ("image", "speech")})).logits
+        for m, (states, _) in alone.items():
+            torch.testing.assert_close(found[m][0][i : i + 1], states)
+        for name in ("text", "text/0"):
+            assert found[name][0].shape == (4, 3, 5, 16)
+            assert found[name][1][i].tolist() == [[here] * 5] * 3
 
 
 def test_groups_never_see_each_other():

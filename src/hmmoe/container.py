@@ -18,7 +18,7 @@ from hmmoe.errors import unknown
 from hmmoe.streams.intercept import intercept, release
 from hmmoe.streams.layouts import is_convolutional, main_tensor, to_tokens
 from hmmoe.streams.levels import Levels
-from hmmoe.streams.lockstep import lockstep
+from hmmoe.streams.lockstep import lockstep, to_all
 from hmmoe.streams.points import find_blocks, unwrap
 from hmmoe.streams.widths import block_width
 
@@ -187,8 +187,8 @@ class MultimodalModel(FrozenTowers):
         Args:
             labels: what `head.loss` takes; without them there is no loss.
             index: `(B,)` rows of the data set, read by `PrefixCache` only.
-            present: stream -> `(B,)` bool, False where a sample lacks the stream (its inputs are then any
-                filler).
+            present: stream -> `(B,)` bool, False where a sample lacks the stream. Its inputs are then any
+                filler: a tower runs only the samples that have its stream, or one where none has.
             output_states: return the streams' final states too.
             inputs: stream -> keyword inputs of its tower, `(B, ...)`, or `(B, T, ...)` where folded. A stream
                 left out or None is missing.
@@ -198,20 +198,24 @@ class MultimodalModel(FrozenTowers):
         """
         streams, folds, batch = self._check(inputs, present)
         present = {m: there.bool() for m, there in (present or {}).items() if m in streams}
-        calls = {m: partial(self.towers[m], **self._unfolded(m, inputs[m] or {})) for m in streams}
+        rows = {m: some for m, there in present.items() if (some := _rows(there)) is not None}
+        calls = {m: self._call(m, inputs[m] or {}, rows.get(m)) for m in streams}
         outputs: dict[str, Any] = {}
-        memory = nullcontext() if self.prefix_cache is None else self.prefix_cache.batch(index, streams)
+        memory = nullcontext() if self.prefix_cache is None else self.prefix_cache.batch(index, streams, rows)
         with memory, self.levels.listen({m: self.towers[m] for m in streams}) as kept:
             for group in self.groups:
                 group_calls = {m: calls[m] for m in group if m in calls}
                 if group_calls:
-                    outputs |= lockstep(group_calls, folds=folds, present=present)
+                    outputs |= lockstep(group_calls, folds=folds, present=present, rows=rows)
             seen = {m: final_tokens(self.towers[m], outputs[m]) for m in streams} | kept  # (B*T, N, D)
         states: dict[str, Tensor] = {}
         masks: dict[str, Tensor | None] = {}
         for name, tokens in seen.items():
             m = name if name in calls else name.rpartition("/")[0]
             mask = self._final_mask(m, calls[m].keywords, tokens)
+            if m in rows:
+                tokens = to_all(tokens, rows[m], batch, folds[m])
+                mask = None if mask is None else to_all(mask, rows[m], batch, folds[m])
             if m in present:
                 there = present[m].repeat_interleave(folds[m])[:, None].expand(tokens.shape[:2])
                 mask = there if mask is None else mask & there
@@ -266,10 +270,14 @@ class MultimodalModel(FrozenTowers):
                 )
         return streams, folds, batch
 
-    def _unfolded(self, m: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        if m not in self.folded:
-            return dict(inputs)
-        return {k: v.flatten(0, 1) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    def _call(self, m: str, inputs: Mapping[str, Any], rows: Tensor | None) -> partial:
+        """A tower's call with these samples, folded axes unfolded."""
+        tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
+        if rows is not None:
+            tensors = {k: v[rows] for k, v in tensors.items()}
+        if m in self.folded:
+            tensors = {k: v.flatten(0, 1) for k, v in tensors.items()}
+        return partial(self.towers[m], **{**inputs, **tensors})
 
     def _final_mask(self, m: str, inputs: Mapping[str, Any], tokens: Tensor) -> Tensor | None:
         """The padding mask of a tower's output; None where the given one no longer fits its length."""
@@ -284,6 +292,14 @@ class MultimodalModel(FrozenTowers):
                 return None
             told = reduce(tokens.shape[1], told)
         return told.bool()
+
+
+def _rows(there: Tensor) -> Tensor | None:
+    """Numbers of the samples that have a stream, `(R,)`; the first where none has, None where all have."""
+    if there.all():
+        return None
+    rows = there.nonzero()[:, 0]
+    return rows if len(rows) else rows.new_zeros(1)
 
 
 class _Recompute:

@@ -61,7 +61,7 @@ class Memory:
                 loader = trainer.get_eval_dataloader(rows)
                 trainer.model.eval()
                 for step, batch in enumerate(loader, 1):
-                    if not self.cache.knows(batch["index"]):
+                    if not self.cache.knows(batch["index"], batch.get("present")):
                         with torch.no_grad(), trainer.compute_loss_context_manager():
                             trainer.model(**trainer._prepare_inputs({**batch, "labels": None}))
                     size = trainer.args.eval_batch_size

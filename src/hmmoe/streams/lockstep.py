@@ -59,6 +59,7 @@ class _Run:
     streams: tuple[str, ...]
     folds: Mapping[str, int]
     present: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor]
     mode: tuple
     known: Recall | None
     keep: Recall | None
@@ -111,6 +112,7 @@ def lockstep(
     *,
     folds: Mapping[str, int] | None = None,
     present: Mapping[str, Tensor] | None = None,
+    rows: Mapping[str, Tensor] | None = None,
     known: Recall | None = None,
     keep: Recall | None = None,
     causal: Collection[str] = (),
@@ -121,6 +123,7 @@ def lockstep(
         calls: stream -> a call of its tower. A stream of a fusion point that is not here is missing.
         folds: stream -> how many rows of its tower make one sample (frames, segments); 1 if left out.
         present: stream -> `(B,)` bool, False where the stream is missing for that sample.
+        rows: stream -> `(R,)` the samples that its tower runs, if not all; such a stream is in `present` too.
         known: streams that have run already; those that run now read them.
         keep: is given what later streams read of those that run now.
         causal: streams whose tokens must not learn of later ones.
@@ -132,7 +135,9 @@ def lockstep(
         RuntimeError: towers wait for fusion points that cannot come.
         ValueError: the streams' batch sizes do not fit.
     """
-    run = _Run(tuple(calls), dict(folds or {}), dict(present or {}), _mode(), known, keep, causal)
+    run = _Run(
+        tuple(calls), dict(folds or {}), dict(present or {}), dict(rows or {}), _mode(), known, keep, causal
+    )
     results: dict[str, Any] = {}
     waiting: dict[str, _Arrival] = {}
     towers: dict[str, greenlet] = {}
@@ -192,6 +197,10 @@ def _meet(arrivals: dict[str, _Arrival], run: _Run) -> dict[str, Tensor]:
     """Bring the streams to a common number of rows, call the layer, give each its update back."""
     link = next(iter(arrivals.values())).link
     folds = {s: run.folds.get(s, 1) for s in arrivals}
+    arrivals = {
+        s: _of_all(a, run.rows[s], len(run.present[s]), folds[s]) if s in run.rows else a
+        for s, a in arrivals.items()
+    }
     clock = gcd(*folds.values())  # groups per sample: T/clock frames meet S/clock segments
     rows = {s: len(a.states) for s, a in arrivals.items()}
     batches = {n // folds[s] if n % folds[s] == 0 else -1 for s, n in rows.items()}
@@ -213,7 +222,27 @@ def _meet(arrivals: dict[str, _Arrival], run: _Run) -> dict[str, Tensor]:
     if run.keep is not None:
         run.keep.put(link, fresh, clock)
     note(link.adapter, link.point, routing, updates)
-    return {s: updates[s].reshape(arrivals[s].states.shape) for s in arrivals}
+    back = {s: updates[s].reshape(a.states.shape) for s, a in arrivals.items()}
+    return {s: _of_rows(u, run.rows[s], folds[s]) if s in run.rows else u for s, u in back.items()}
+
+
+def _of_rows(x: Tensor, rows: Tensor, fold: int) -> Tensor:
+    """Some samples of `(B * fold, ...)`, `(R * fold, ...)`."""
+    return x.unflatten(0, (-1, fold))[rows].flatten(0, 1)
+
+
+def to_all(x: Tensor, rows: Tensor, batch: int, fold: int) -> Tensor:
+    """`(R * fold, ...)` among zeros (or False) for the samples that did not run, `(batch * fold, ...)`."""
+    nothing = x.new_zeros(batch, fold, *x.shape[1:])
+    return nothing.index_copy(0, rows, x.unflatten(0, (-1, fold))).flatten(0, 1)
+
+
+def _of_all(arrival: _Arrival, rows: Tensor, batch: int, fold: int) -> _Arrival:
+    """The arrival of a tower that runs some samples, as if it had run all."""
+    states = to_all(arrival.states, rows, batch, fold)
+    told, ran = [arrival.mask, arrival.lead], len(arrival.states)
+    mask, lead = [x if x is None or len(x) != ran else to_all(x, rows, batch, fold) for x in told]
+    return _Arrival(arrival.link, states, mask, lead)
 
 
 def _asymmetric(

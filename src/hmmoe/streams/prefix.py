@@ -8,7 +8,7 @@ trainable weight answers as a whole. Where half of the blocks precede the first 
 cost of a step, and a linear head on frozen towers trains at the speed of the head.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,10 +97,10 @@ class PrefixCache:
             found[stream] = [paths[id(block)].removesuffix(".base_layer") for block in prefix]
         return found
 
-    def knows(self, index: Tensor) -> bool:
-        """Are all these rows remembered, for every stream that has a prefix?"""
-        rows = index.tolist()
-        return all(row in p.rows for p in self.prefixes.values() if p.blocks for row in rows)
+    def knows(self, index: Tensor, present: Mapping[str, Tensor] | None = None) -> bool:
+        """Are all these rows remembered, for every stream that has a prefix, where they have the stream?"""
+        asked = {s: index[present[s]] if present and s in present else index for s in self.prefixes}
+        return all(row in p.rows for s, p in self.prefixes.items() if p.blocks for row in asked[s].tolist())
 
     def save(self, stream: str, path: str | Path) -> None:
         """Write what is remembered of a stream, as safetensors: the rows' numbers and their tensors."""
@@ -124,13 +124,22 @@ class PrefixCache:
         self.prefixes[stream].rows |= {row: list(r) for row, *r in zip(index, *leaves, strict=True)}
 
     @contextmanager
-    def batch(self, index: Tensor | None, streams: list[str]) -> Iterator[None]:
-        """One forward of these streams with these rows (called by the container)."""
-        rows = None if index is None else index.tolist()
+    def batch(
+        self, index: Tensor | None, streams: list[str], rows: Mapping[str, Tensor] | None = None
+    ) -> Iterator[None]:
+        """One forward of these streams with these rows (called by the container).
+
+        Args:
+            index: `(B,)`, as the model is given.
+            streams: that run.
+            rows: stream -> `(R,)` the samples that its tower runs, if not all.
+        """
         prefixes = [self.prefixes[s] for s in streams]
         try:
-            for prefix in prefixes:
-                prefix.begin(rows)
+            for s, prefix in zip(streams, prefixes, strict=True):
+                some = None if rows is None else rows.get(s)
+                asked = index if index is None or some is None else index[some]
+                prefix.begin(None if asked is None else asked.tolist())
             yield
         finally:
             for prefix in prefixes:
