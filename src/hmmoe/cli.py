@@ -31,6 +31,8 @@ GO_ON = {"train": "; go on with --resume"} | dict.fromkeys(
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Recipe keys to change.")]
+RunsAtOnce = Annotated[int, typer.Option("--jobs", help="Runs at the same time.")]
+ThreadsPerRun = Annotated[int, typer.Option("--threads", help="Processor threads per run.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 
@@ -200,8 +202,8 @@ def compare(
         float | None, typer.Option(help="Trainable share of every method with adapters.")
     ] = None,
     tune: Annotated[int, typer.Option(help="Trials per method, of learning rates, on validation.")] = 1,
-    jobs: Annotated[int, typer.Option(help="Runs at the same time.")] = 2,
-    threads: Annotated[int, typer.Option(help="Processor threads per run.")] = 1,
+    jobs: RunsAtOnce = 2,
+    threads: ThreadsPerRun = 1,
     folder: Annotated[
         Path | None, typer.Option(help="Where the runs go; runs/<name>-compare if not given.")
     ] = None,
@@ -336,8 +338,8 @@ def robustness(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a finished comparison.")],
     levels: Annotated[str, typer.Option(help="Levels of noise; 1 is as much noise as signal.")] = "0.5,1,2",
     rows: Annotated[int | None, typer.Option(help="Test rows, a fixed draw; all if not given.")] = None,
-    jobs: Annotated[int, typer.Option(help="Runs at the same time.")] = 2,
-    threads: Annotated[int, typer.Option(help="Processor threads per run.")] = 1,
+    jobs: RunsAtOnce = 2,
+    threads: ThreadsPerRun = 1,
     out: Annotated[Path | None, typer.Option(help="Write the result here too: FILE.json.")] = None,
     debug: Debug = False,
 ) -> None:

@@ -115,6 +115,16 @@ def test_fewer_rows_are_measured_apart(compared, said):
     assert known["clean, 8 rows"]["rows"] == 8
 
 
+def test_a_damaged_file_of_a_run_is_named(compared, said, tmp_path):
+    import shutil
+
+    shutil.copytree(compared[0], tmp_path / "compare")
+    broken = tmp_path / "compare" / Trial(0.01).folder("hmmoe", 0) / "robustness.json"
+    broken.write_text("{")
+    with pytest.raises(ValueError, match=r"hmmoe.*robustness\.json' is damaged .* delete it to test again"):
+        robustness(tmp_path / "compare", levels=[1.0], display=said[0])
+
+
 def test_what_is_lost_is_the_mean_over_all_conditions():
     assert lost({"clean": [80.0, 82.0], "without a": [70.0, 72.0], "noise in a 1": [80.0, 80.0]}) == 5.5
 

@@ -18,7 +18,7 @@ from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.result import collect, write
 from hmmoe.engine.trials import FINALISTS, JUDGES, Trial, best, finalists, trials_of
 from hmmoe.engine.workers import Job, in_worker, run_all
-from hmmoe.errors import unknown
+from hmmoe.errors import at_least_one, unknown
 from hmmoe.methods import METHODS, Budgeted, make_method, method_named
 
 
@@ -59,9 +59,7 @@ def compare(
         ModuleNotFoundError: the table or its page could not be made in the end.
         ChildProcessError: a run failed.
     """
-    for name, value in (("seeds", seeds), ("tune", tune), ("jobs", workers), ("threads", threads)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    at_least_one(seeds=seeds, tune=tune, jobs=workers, threads=threads)
     if out is not None and out.suffix != ".json":
         raise ValueError(f"out must be a .json file, got {str(out)!r}")
     _check(recipe, methods)

@@ -16,6 +16,7 @@ from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.run import RunDir, machine
 from hmmoe.engine.trials import Trial
 from hmmoe.engine.workers import run_all
+from hmmoe.errors import at_least_one
 from hmmoe.files import write_whole
 
 CLEAN = "clean"
@@ -59,9 +60,7 @@ def robustness(
         raise FileNotFoundError(f"{str(folder)!r} holds no finished comparison: it has no result.json")
     if not levels or min(levels) <= 0:
         raise ValueError(f"levels must be above 0, got {', '.join(f'{x:g}' for x in levels) or 'none'}")
-    for name, value in (("rows", limit), ("jobs", workers), ("threads", threads)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    at_least_one(rows=limit, jobs=workers, threads=threads)
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     runs = {
         name: [folder / Trial.chosen(method).folder(name, seed) for seed in range(len(method["values"]))]
@@ -194,7 +193,12 @@ class Tested:
         return Path(self.folder) / "robustness.json"
 
     def _known(self) -> dict[str, Any]:
-        return json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
+        if not self._file.is_file():
+            return {}
+        try:
+            return json.loads(self._file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{str(self._file)!r} is damaged ({error}); delete it to test again") from None
 
     def _key(self, condition: str) -> str:
         return condition if self.limit is None else f"{condition}, {self.limit} rows"
