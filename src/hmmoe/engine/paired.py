@@ -38,6 +38,15 @@ def best_rival(values: Mapping[str, Sequence[float]], method: str) -> str | None
     return max(others, key=lambda name: statistics.mean(values[name]), default=None)
 
 
+def against_best(values: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    """Method -> `{"method", "seeds"}` of its best rival and what `paired` says; empty for a lone method."""
+    rivals = {name: rival for name in values if (rival := best_rival(values, name)) is not None}
+    return {
+        name: {"method": rival, "seeds": len(values[name]), **paired(values[name], values[rival])}
+        for name, rival in rivals.items()
+    }
+
+
 def in_words(test: Mapping[str, Any]) -> str:
     """A result of `paired` for a table: `+1.20 (p 0.03)`, or why there is no p."""
     if test["p"] is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hmmoe.engine.paired import best_rival, in_words, paired
+from hmmoe.engine.paired import against_best, in_words
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.run import machine
 from hmmoe.engine.trials import Trial
@@ -31,7 +31,7 @@ def collect(
     """
     any_run = next(iter(next(iter(runs.values())).values()))
     values = {m: [run["test"][run["metric"]] for run in _in_order(by_seed)] for m, by_seed in runs.items()}
-    methods = {}
+    methods, rivals = {}, against_best(values)
     for name, by_seed in runs.items():
         own = _in_order(by_seed)
         methods[name] = {
@@ -45,13 +45,8 @@ def collect(
         }
         if chosen[name].options:
             methods[name]["options"] = chosen[name].options
-        rival = best_rival(values, name)
-        if rival is not None:
-            methods[name]["best_rival"] = {
-                "method": rival,
-                "seeds": len(own),
-                **paired(values[name], values[rival]),
-            }
+        if name in rivals:
+            methods[name]["best_rival"] = rivals[name]
     return {
         "recipe": recipe.name,
         "command": command,
