@@ -11,8 +11,8 @@ said beside it):
 
 Everything between D and U happens in W channels, so a layer costs two matrix products per stream and little
 more, and no weight depends on the number of tokens. That inputs are standardised per channel and gates scaled
-by the number A_m of experts that have something to read, E where no stream is missing, is ours: used alike, an
-expert adds as much without the others as with them.
+by the number A_m of experts that have something to read, E where no stream is missing, is ours: used alike,
+an expert adds as much without the others as with them.
 """
 
 from collections.abc import Mapping
