@@ -253,19 +253,6 @@ def test_a_missing_stream_gives_its_experts_no_weight_and_the_rest_all_of_it():
     assert (weights[0] > 0).all()
 
 
-def test_used_alike_an_expert_adds_as_much_without_the_others_as_with_them():
-    layer = make(STREAMS[2], router="uniform")
-    states = {m: x.detach() for m, x in tokens(STREAMS[2]).items()}
-    affine = ORDER.index("affine")
-    assert list(layer.counts)[affine] == "affine"  # first in rank space
-    with torch.no_grad():
-        layer.up["text"][layer.counts["affine"] * layer.rank :] = 0
-    together, _ = layer(states)
-    alone, _ = layer({"text": states["text"]})
-    torch.testing.assert_close(alone["text"], together["text"])
-    assert together["text"].abs().max() > 0
-
-
 def test_what_is_missing_never_reaches_the_others():
     layer = make(STREAMS[2])
     states = {m: x.detach() for m, x in tokens(STREAMS[2]).items()}

@@ -7,12 +7,11 @@ said beside it):
     c_m  = mean over real tokens of Z_m, scaled to unit root mean square
     Y_e  = expert_e(Z_m, Z_n, c_n)          in rank space, see `experts/`
     g_m  = router(c_1, ..., c_M)            see `router.py`
-    dX_m = A_m [g_1 Y_1, ..., g_E Y_E] U_m  one product, W -> d_m; U_m = 0 at the start: the frozen model
+    dX_m = E [g_1 Y_1, ..., g_E Y_E] U_m    one product, W -> d_m; U_m = 0 at the start: the frozen model
 
 Everything between D and U happens in W channels, so a layer costs two matrix products per stream and little
 more, and no weight depends on the number of tokens. That inputs are standardised per channel and gates scaled
-by the number A_m of experts that have something to read, E where no stream is missing, is ours: used alike,
-an expert adds as much without the others as with them.
+by E is ours.
 """
 
 from collections.abc import Mapping
@@ -226,8 +225,7 @@ class HMMoELayer(nn.Module):
             told = [c[n] for n in self.others[m]] + ([] if whole is None else [whole])
             context = torch.cat(told, -1) if len(told) > 1 else told[0]
             context = F.dropout(context, self.dropout, self.training)
-            gate = self._scaled(gates[m].to(z[m].dtype), available[m])
-            y = self._mix(m, split, context, gate, masks, seen)  # (B, N, W)
+            y = self._mix(m, split, context, gates[m].to(z[m].dtype), masks, seen)  # (B, N, W)
             updates[m] = self._up(m, F.dropout(y, self.dropout, self.training), states[m], masks.get(m))
         return updates, Routing({m: gate.detach() for m, gate in gates.items()}, losses)
 
@@ -260,18 +258,6 @@ class HMMoELayer(nn.Module):
             anything = anything | there
         return anything[:, None] | self.alone
 
-    def _scaled(self, gate: Tensor, available: Tensor | None) -> Tensor:
-        """Gates of all channels, `(B, 1 or N, W)`, 1 where all available experts count alike.
-
-        Args:
-            gate: `(B, E)` or `(B, N, E)`.
-            available: `(B, E)` bool, or None when all experts are.
-        """
-        gate = gate if gate.dim() == 3 else gate[:, None]
-        count = gate.shape[-1] if available is None else available.sum(-1)[:, None, None]
-        gate = count * gate
-        return gate[..., None].expand(*gate.shape, self.rank).flatten(-2)
-
     def _mix(
         self,
         m: str,
@@ -281,7 +267,10 @@ class HMMoELayer(nn.Module):
         masks: Mapping[str, Tensor],
         seen: Mapping[str, Tensor | None],
     ) -> Tensor:
-        """`A_m [g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
+        """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
+        # 1 where all are used alike
+        gate = sum(self.counts.values()) * (gate if gate.dim() == 3 else gate[:, None])
+        gate = gate[..., None].expand(*gate.shape, self.rank).flatten(-2)  # (B, 1 or N, W)
         of_channels, *of_tokens = gate.split(self.pieces, -1)
         ys = [self._tokens(m, i, z, masks, seen) for i in range(len(of_tokens))]
         if not self.channel_kinds:
