@@ -188,7 +188,8 @@ class MultimodalModel(FrozenTowers):
             labels: what `head.loss` takes; without them there is no loss.
             index: `(B,)` rows of the data set, read by `PrefixCache` only.
             present: stream -> `(B,)` bool, False where a sample lacks the stream. Its inputs are then any
-                filler: a tower runs only the samples that have its stream, or one where none has.
+                filler: a tower runs only the samples that have its stream, or one where none has (on a GPU
+                the host waits for these values once).
             output_states: return the streams' final states too.
             inputs: stream -> keyword inputs of its tower, `(B, ...)`, or `(B, T, ...)` where folded. A stream
                 left out or None is missing.

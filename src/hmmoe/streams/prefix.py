@@ -138,7 +138,7 @@ class PrefixCache:
         try:
             for s, prefix in zip(streams, prefixes, strict=True):
                 some = None if rows is None else rows.get(s)
-                asked = index if index is None or some is None else index[some]
+                asked = index if index is None or some is None else index[some.to(index.device)]
                 prefix.begin(None if asked is None else asked.tolist())
             yield
         finally:
