@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hmmoe.engine.paired import against_best
-from hmmoe.files import write_whole
+from hmmoe.files import write_json
 
 ALIKE = ("recipe", "metric", "sizes")
 
@@ -49,7 +49,7 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def main(out: Path, parts: Sequence[Path]) -> None:
     result = merged([json.loads(part.read_text(encoding="utf-8")) for part in parts])
-    write_whole(out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_json(out, result)
 
 
 if __name__ == "__main__":

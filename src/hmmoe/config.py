@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from peft import PeftConfig
 
-from hmmoe.errors import unknown
+from hmmoe.errors import at_least_one, unknown
 from hmmoe.layer import DEFAULT_EXPERTS, ROUTERS, check_experts
 
 
@@ -121,8 +121,7 @@ class HMMoEConfig(PeftConfig):
         self.peft_type = HMMOE
         if (self.rank is None) == (self.budget is None):
             raise ValueError(f"give either rank or budget, got rank={self.rank}, budget={self.budget}")
-        if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        at_least_one(rank=self.rank)
         if self.budget is not None and not 0 < self.budget < 1:
             raise ValueError(f"budget is a share between 0 and 1, got {self.budget}")
         if self.router not in ROUTERS:
@@ -132,11 +131,8 @@ class HMMoEConfig(PeftConfig):
             raise ValueError(
                 f"top_k must be between 1 and the {sum(counts.values())} experts, got {self.top_k}"
             )
-        if isinstance(self.points, int) and self.points < 1:
-            raise ValueError(f"points must be at least 1, got {self.points}")
-        for name in ("latents", "exact_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        points = self.points if isinstance(self.points, int) else None
+        at_least_one(points=points, latents=self.latents, exact_tokens=self.exact_tokens)
         for name in ("dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")

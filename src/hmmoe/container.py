@@ -189,7 +189,7 @@ class MultimodalModel(FrozenTowers):
             index: `(B,)` rows of the data set, read by `PrefixCache` only.
             present: stream -> `(B,)` bool, False where a sample lacks the stream. Its inputs are then any
                 filler: a tower runs only the samples that have its stream, or one where none has (on a GPU
-                the host waits for these values once).
+                the host waits for these values).
             output_states: return the streams' final states too.
             inputs: stream -> keyword inputs of its tower, `(B, ...)`, or `(B, T, ...)` where folded. A stream
                 left out or None is missing.
@@ -297,9 +297,9 @@ class MultimodalModel(FrozenTowers):
 
 def _rows(there: Tensor) -> Tensor | None:
     """Numbers of the samples that have a stream, `(R,)`; the first where none has, None where all have."""
-    if there.all():
-        return None
     rows = there.nonzero()[:, 0]
+    if len(rows) == len(there):
+        return None
     return rows if len(rows) else rows.new_zeros(1)
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmmoe.down import Down, standardise
-from hmmoe.errors import unknown
+from hmmoe.errors import at_least_one, unknown
 from hmmoe.experts import EXPERTS, ChannelExperts
 from hmmoe.mixing import mix, spread
 from hmmoe.router import Losses, Router, Uniform
@@ -121,8 +121,7 @@ class HMMoELayer(nn.Module):
             raise ValueError(
                 f"widths must name at least one stream, each at least 1 wide, got {dict(widths)}"
             )
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank}")
+        at_least_one(rank=rank)
         total = sum(counts.values())
         if top_k is not None and not 1 <= top_k <= total:
             raise ValueError(f"top_k must be between 1 and the {total} experts, got {top_k}")

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hmmoe.data.media import MediaError
+from hmmoe.errors import at_least_one
 
 
 class Stream(IterableDataset):
@@ -43,8 +44,7 @@ class Stream(IterableDataset):
     ):
         if not 0 <= rank < world:
             raise ValueError(f"rank must be from 0 to world - 1 = {world - 1}, got {rank}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        at_least_one(batch_size=batch_size)
         self.indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
         if shuffle and not self.indexed:
             raise ValueError("shuffle needs a source with a length and an index; shuffle the files instead")

@@ -1,7 +1,6 @@
 """What a comparison found: the figures of its finished runs, and their table."""
 
 import itertools
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from hmmoe.engine.paired import against_best, in_words
 from hmmoe.engine.recipe import Recipe
 from hmmoe.engine.run import machine
 from hmmoe.engine.trials import Trial
-from hmmoe.files import write_whole
+from hmmoe.files import write_json, write_whole
 
 Runs = Mapping[str, Mapping[int, dict[str, Any]]]  # method -> seed -> the content of metrics.json
 
@@ -69,7 +68,7 @@ def write(result: Mapping[str, Any], runs: Runs, path: Path) -> None:
         for name, by_seed in runs.items()
     }
     write_whole(path.with_suffix(".html"), comparison_page(result, curves))
-    write_whole(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_json(path, result)
 
 
 def step_seconds(run: Mapping[str, Any]) -> float:

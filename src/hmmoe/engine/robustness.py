@@ -17,7 +17,7 @@ from hmmoe.engine.run import RunDir, machine
 from hmmoe.engine.trials import Trial
 from hmmoe.engine.workers import run_all
 from hmmoe.errors import at_least_one
-from hmmoe.files import write_whole
+from hmmoe.files import read_own_json, write_json
 
 CLEAN = "clean"
 LEVELS = (0.5, 1.0, 2.0)
@@ -102,7 +102,7 @@ def robustness(
         "methods": {name: {"values": by, "lost": lost(by)} for name, by in values.items()},
     }
     for path in (folder / "robustness.json", *([] if out is None else [out])):
-        write_whole(path, json.dumps(robust, indent=1, ensure_ascii=False) + "\n")
+        write_json(path, robust)
     return robust
 
 
@@ -184,7 +184,7 @@ class Tested:
         )
         for condition, found in zip(new, each, strict=True):
             known[self._key(condition)] = {"rows": len(found.rows), "metrics": found.metrics}
-            write_whole(self._file, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
+            write_json(self._file, known)
         report({"phase": "done"})
         return {condition: known[self._key(condition)] for condition in self.conditions}
 
@@ -193,12 +193,7 @@ class Tested:
         return Path(self.folder) / "robustness.json"
 
     def _known(self) -> dict[str, Any]:
-        if not self._file.is_file():
-            return {}
-        try:
-            return json.loads(self._file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{str(self._file)!r} is damaged ({error}); delete it to test again") from None
+        return read_own_json(self._file, "delete it to test again") if self._file.is_file() else {}
 
     def _key(self, condition: str) -> str:
         return condition if self.limit is None else f"{condition}, {self.limit} rows"

@@ -7,7 +7,6 @@ runs/easy_vqa/
   metrics.json                           moved in last: its presence means that the run is finished
 """
 
-import json
 import os
 import platform
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hmmoe.engine.recipe import Recipe
+from hmmoe.files import read_own_json, write_json
 from hmmoe.options import difference
 
 MARKER = "complete"
@@ -62,7 +62,7 @@ class RunDir:
             if self.path.exists():
                 os.replace(new / "recipe.yaml", self.path / "recipe.yaml")
                 return
-            _write_json(new / "environment.json", environment())
+            write_json(new / "environment.json", environment())
             (new / "checkpoints").mkdir()
             os.replace(new, self.path)
 
@@ -82,12 +82,7 @@ class RunDir:
         file = self.path / "metrics.json"
         if not file.is_file():
             return None
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{str(file)!r} is damaged ({error}); train the run again in a new folder"
-            ) from None
+        return read_own_json(file, "train the run again in a new folder")
 
     def finished_metrics(self) -> dict[str, Any]:
         """`metrics`, or an error that tells how to finish the run."""
@@ -127,7 +122,7 @@ class RunDir:
             metrics = write(new)
             for file in sorted(new.iterdir()):
                 os.replace(file, self.path / file.name)
-            _write_json(new / "metrics.json", metrics)
+            write_json(new / "metrics.json", metrics)
             os.replace(new / "metrics.json", self.path / "metrics.json")
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         return metrics
@@ -156,10 +151,6 @@ def machine() -> str:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class _aside:  # noqa: N801 (reads as a statement)

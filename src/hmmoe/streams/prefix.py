@@ -134,15 +134,15 @@ class PrefixCache:
             streams: that run.
             rows: stream -> `(R,)` the samples that its tower runs, if not all.
         """
-        prefixes = [self.prefixes[s] for s in streams]
+        every = None if index is None else index.tolist()
+        prefixes = {s: self.prefixes[s] for s in streams}
         try:
-            for s, prefix in zip(streams, prefixes, strict=True):
-                some = None if rows is None else rows.get(s)
-                asked = index if index is None or some is None else index[some.to(index.device)]
-                prefix.begin(None if asked is None else asked.tolist())
+            for s, prefix in prefixes.items():
+                some = (rows or {}).get(s)
+                prefix.begin(every if every is None or some is None else [every[i] for i in some.tolist()])
             yield
         finally:
-            for prefix in prefixes:
+            for prefix in prefixes.values():
                 prefix.begin(None)
 
 
