@@ -1,6 +1,7 @@
 """Lockstep by itself, with towers that are plain functions."""
 
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 import torch
@@ -91,6 +92,16 @@ def test_batch_sizes_that_do_not_fit_are_named(folds, says):
                 "b": lambda: arrive(point["b"], torch.ones(3, 3, 4), None),
             },
             folds=folds,
+        )
+
+
+def test_a_tower_that_gives_other_rows_than_the_samples_it_was_given_is_named():
+    point = links("a", "b")
+    with pytest.raises(ValueError, match="same batch size at fusion point 0, got 'a' 3 rows, 'b' 3 rows"):
+        lockstep(
+            {m: partial(arrive, point[m], torch.ones(3, 3, 4), None) for m in ("a", "b")},
+            present={"b": torch.tensor([True, False, True])},
+            rows={"b": torch.tensor([0, 2])},
         )
 
 

@@ -197,19 +197,12 @@ def _meet(arrivals: dict[str, _Arrival], run: _Run) -> dict[str, Tensor]:
     """Bring the streams to a common number of rows, call the layer, give each its update back."""
     link = next(iter(arrivals.values())).link
     folds = {s: run.folds.get(s, 1) for s in arrivals}
+    clock = gcd(*folds.values())  # groups per sample: T/clock frames meet S/clock segments
+    groups = _batch(link, arrivals, folds, run) * clock
     arrivals = {
         s: _of_all(a, run.rows[s], len(run.present[s]), folds[s]) if s in run.rows else a
         for s, a in arrivals.items()
     }
-    clock = gcd(*folds.values())  # groups per sample: T/clock frames meet S/clock segments
-    rows = {s: len(a.states) for s, a in arrivals.items()}
-    batches = {n // folds[s] if n % folds[s] == 0 else -1 for s, n in rows.items()}
-    if len(batches) > 1 or -1 in batches:
-        said = ", ".join(
-            f"{s!r} {n} rows" + (f" of {folds[s]} each" if folds[s] > 1 else "") for s, n in rows.items()
-        )
-        raise ValueError(f"streams must have the same batch size at fusion point {link.point}, got {said}")
-    groups = batches.pop() * clock
     states, masks = {}, {}
     for s, a in arrivals.items():
         states[s] = a.states.reshape(groups, -1, a.states.shape[-1])  # (B*g, T/g*N, D)
@@ -224,6 +217,24 @@ def _meet(arrivals: dict[str, _Arrival], run: _Run) -> dict[str, Tensor]:
     note(link.adapter, link.point, routing, updates)
     back = {s: updates[s].reshape(a.states.shape) for s, a in arrivals.items()}
     return {s: _of_rows(u, run.rows[s], folds[s]) if s in run.rows else u for s, u in back.items()}
+
+
+def _batch(link: Link, arrivals: Mapping[str, _Arrival], folds: Mapping[str, int], run: _Run) -> int:
+    """Samples of the run, of which every stream must have brought all that its tower was given."""
+    rows = {s: len(a.states) for s, a in arrivals.items()}
+    batches = set()
+    for s, n in rows.items():
+        some = run.rows.get(s)
+        if some is not None and n == len(some) * folds[s]:
+            batches.add(len(run.present[s]))
+        else:
+            batches.add(n // folds[s] if some is None and n % folds[s] == 0 else -1)
+    if len(batches) > 1 or -1 in batches:
+        said = ", ".join(
+            f"{s!r} {n} rows" + (f" of {folds[s]} each" if folds[s] > 1 else "") for s, n in rows.items()
+        )
+        raise ValueError(f"streams must have the same batch size at fusion point {link.point}, got {said}")
+    return batches.pop()
 
 
 def _of_rows(x: Tensor, rows: Tensor, fold: int) -> Tensor:

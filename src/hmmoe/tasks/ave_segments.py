@@ -7,7 +7,6 @@ Ten one-second segments a video, each a frame and its sound; the head gives ever
 this is.
 """
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from hmmoe.data.media import Clips, MediaError, decode_image
+from hmmoe.data.entries import read_json
+from hmmoe.data.media import Clips, decode_image
 from hmmoe.data.tables import table
 from hmmoe.tasks.ave import segment_accuracy
 from hmmoe.tasks.heads import PooledHead
@@ -34,13 +34,7 @@ class AVEMini(SecondsTask):
 
     @cached_property
     def classes(self) -> list[str]:
-        file = self.folder() / "classes.json"
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"the data file {file} does not exist") from None
-        except ValueError as error:
-            raise MediaError(f"the classes in {file} cannot be read: {error}") from error
+        return read_json(self.folder() / "classes.json")
 
     @cached_property
     def videos(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ taken
 from the train split so that no picture is in both: a tenth of its pictures, the same ones always.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from hmmoe.data.entries import read_json, read_text
 from hmmoe.data.media import MediaError, decode_image, png
 from hmmoe.options import about
 from hmmoe.tasks.base import Options, Task, part
@@ -47,7 +47,9 @@ class EasyVQA(Task):
 
     @cached_property
     def answers(self) -> list[str]:
-        return [line.strip() for line in _text(self.folder() / "answers.txt").splitlines() if line.strip()]
+        return [
+            line.strip() for line in read_text(self.folder() / "answers.txt").splitlines() if line.strip()
+        ]
 
     @cached_property
     def questions(self) -> dict[str, list[tuple[str, int, int]]]:
@@ -56,10 +58,9 @@ class EasyVQA(Task):
         found = {}
         for split in ("train", "test"):
             file = self.folder() / split / "questions.json"
+            entries = read_json(file)
             try:
-                found[split] = [
-                    (text, numbers[answer], int(image)) for text, answer, image in json.loads(_text(file))
-                ]
+                found[split] = [(text, numbers[answer], int(image)) for text, answer, image in entries]
             except (ValueError, TypeError, KeyError) as error:
                 raise MediaError(f"the questions in {file} cannot be read: {error!r}") from error
         pictures = sorted({q[2] for q in found["train"]})
@@ -89,9 +90,3 @@ class EasyVQA(Task):
             "target": None if row["label"] is None else self.answers[row["label"]],
             "prediction": None if logits is None else self.answers[int(logits.argmax())],
         }
-
-
-def _text(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"the data file {path} does not exist")
-    return path.read_text(encoding="utf-8")

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from hmmoe.data.entries import read_lines, take
 from hmmoe.data.media import MediaError, decode_image, png
 from hmmoe.data.sets.base import find_file
 from hmmoe.tasks.base import Task, part
-from hmmoe.tasks.files import read_lines, take
 from hmmoe.tasks.items import ItemsHead
 from hmmoe.tasks.nlvr2 import group_of, nlvr2_scores
 from hmmoe.tasks.places import place, row_at

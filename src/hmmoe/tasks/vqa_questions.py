@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hmmoe.data.entries import read_json, take
 from hmmoe.data.media import MediaError
 from hmmoe.data.sets.base import find_file
-from hmmoe.tasks.files import read_json, take
 
 PEOPLE = 10
 INSIDE = ("", "vqav2", "VQAv2", "annotations", "questions", "images", "coco", "mscoco")  # where people unpack

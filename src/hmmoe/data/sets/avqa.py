@@ -5,11 +5,11 @@ lists of `{video_id, question_id, type, question_content, templ_values, anser}`;
 .npy waveforms of DG-SCT and AVMoE hold ten pieces of one second of a video.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hmmoe.data.entries import read_json
 from hmmoe.data.sets.base import Clip, DataSet, find_file, gathered
 
 SECONDS = 60
@@ -78,10 +78,7 @@ class AVQASet(DataSet):
                 the file and the entry.
         """
         path = self.file(root, split)
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {str(error).splitlines()[0]}") from None
+        entries = read_json(path)
         if not isinstance(entries, list):
             raise ValueError(f"{path} should hold a list of questions, it holds a {type(entries).__name__}")
         found: dict[Any, Question] = {}

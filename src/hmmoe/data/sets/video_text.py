@@ -12,7 +12,6 @@ loading one runs what it says.
 """
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from hmmoe.data.entries import read_json, read_text
 from hmmoe.data.media import MediaError, decode_audio, decode_frames, decode_image, decode_track
 from hmmoe.data.sets.base import RATE, Clip, DataSet, find_file, listed
 
@@ -45,11 +45,11 @@ def read_ids(file: Path) -> list[str]:
     if file.suffix == ".csv":
         ids = [row["video_id"] for row in _csv(file, "video_id")]
     elif file.suffix == ".json":
-        ids = _json(file)
+        ids = read_json(file)
         if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
             raise MediaError(f"{file} should be a list of video ids, such as ['video0', 'video1']")
     else:
-        ids = [line.strip() for line in _text(file).splitlines() if line.strip()]
+        ids = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not ids:
         raise MediaError(f"{file} names no video")
     return list(dict.fromkeys(ids))
@@ -64,9 +64,9 @@ def read_captions(file: Path) -> Texts:
     if file.suffix == ".csv":
         pairs = [(row["video_id"], row["sentence"]) for row in _csv(file, "video_id", "sentence")]
     elif file.suffix == ".json":
-        pairs = _caption_pairs(file, _json(file))
+        pairs = _caption_pairs(file, read_json(file))
     else:
-        lines = [line.strip() for line in _text(file).splitlines()]
+        lines = [line.strip() for line in read_text(file).splitlines()]
         split = [tuple(line.split(maxsplit=1)) for line in lines if line and not line.startswith("#")]
         if any(len(pair) != 2 for pair in split):
             raise MediaError(f"{file} should hold a video and a caption in every line")
@@ -109,7 +109,7 @@ def read_asked(file: Path, names: Mapping[int, str] | None = None) -> list[Asked
     Raises:
         MediaError: it is none of the forms above, or a number has no name; names the entry.
     """
-    content = _json(file)
+    content = read_json(file)
     if isinstance(content, dict) and all(isinstance(asked, list) for asked in content.values()):
         entries = [(video, entry) for video, asked in content.items() for entry in asked]
     elif isinstance(content, list):
@@ -396,28 +396,14 @@ class MSVDSet(VideoText):
             if by_video is not None:
                 return by_video
         file = find_file(root, "MSVD-QA's names of videos", ["youtube_mapping.txt"], self.questions_in)
-        pairs = [line.split() for line in _text(file).splitlines() if line.strip()]
+        pairs = [line.split() for line in read_text(file).splitlines() if line.strip()]
         if any(len(pair) != 2 or not pair[1].removeprefix("vid").isdecimal() for pair in pairs):
             raise MediaError(f"{file} should hold a video and vid with its number in every line")
         return self._questions_by_split(root, {int(number[3:]): name for name, number in pairs})
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MediaError(f"{file} is not text: {error}") from None
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(_text(file))
-    except ValueError as error:
-        raise MediaError(f"{file} is not JSON: {str(error).splitlines()[0]}") from None
-
-
 def _csv(file: Path, *columns: str) -> list[dict[str, str]]:
-    reader = csv.DictReader(_text(file).splitlines())
+    reader = csv.DictReader(read_text(file).splitlines())
     if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
         raise MediaError(f"{file} lacks the column {missing[0]}; its header must hold {', '.join(columns)}")
     return list(reader)

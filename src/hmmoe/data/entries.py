@@ -1,4 +1,4 @@
-"""Reading the JSON files of an official data set, with errors that name the file and the entry."""
+"""Reading the text and JSON files of an official data set, with errors that name the file and the entry."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,16 +8,32 @@ from typing import Any
 from hmmoe.data.media import MediaError
 
 
+def read_text(file: Path) -> str:
+    """The file's text, without a byte-order mark.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        MediaError: it is not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"the data file {file} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise MediaError(f"{file} is not text: {error}") from None
+
+
 def read_json(file: Path) -> Any:
     """What the JSON file holds.
 
     Raises:
         MediaError: it is not JSON.
     """
+    text = read_text(file)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(text)
     except ValueError as error:
-        raise MediaError(f"the data file {file} is not JSON: {str(error).splitlines()[0]}") from error
+        raise MediaError(f"{file} is not JSON: {str(error).splitlines()[0]}") from None
 
 
 def read_lines(file: Path) -> Iterator[tuple[str, Any]]:
@@ -26,13 +42,13 @@ def read_lines(file: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         MediaError: a line is not JSON; it is named.
     """
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if not line.strip():
             continue
         try:
             yield f"line {number} of {file}", json.loads(line)
         except ValueError as error:
-            raise MediaError(f"line {number} of {file} is not JSON: {str(error).splitlines()[0]}") from error
+            raise MediaError(f"line {number} of {file} is not JSON: {str(error).splitlines()[0]}") from None
 
 
 def take(entry: Any, keys: Sequence[str], where: str) -> list[Any]:
