@@ -123,7 +123,7 @@ def hmmoe_reference(
                     read = torch.stack(read)
                     ask = rows[:, own] @ p[q + "query"][i]
                     k, v = read @ p[q + "key"][i], read @ p[q + "value"][i]
-                    y = attend(ask, k, v)
+                    y = silu(rows[:, own]) + attend(ask, k, v)
                 gate = torch.stack(decisions)[:, e] if per_token else decisions[0][e]
                 mixed.append(y * (gate[:, None] if per_token else gate))
                 assert first[kind] + i == e

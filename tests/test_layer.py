@@ -6,6 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from hmmoe.experts import EXPERTS, ChannelExperts
 from hmmoe.layer import HMMoELayer
 from reference import ORDER, hmmoe_reference
 
@@ -438,3 +439,18 @@ def test_a_loaded_standard_is_not_measured_again():
     twin({m: 5 * x for m, x in states.items()})
     assert all(torch.equal(got[m], wanted[m]) for m in states)
     assert torch.equal(twin.down["text"].mean, layer.down["text"].mean)
+
+
+@pytest.mark.parametrize("kind", sorted(EXPERTS))
+def test_every_kind_starts_near_the_uni_modal_expert(kind):
+    torch.manual_seed(0)
+    expert = EXPERTS[kind](2, 16, context=64)
+    own, others, context = torch.randn(8, 20, 32), torch.randn(8, 30, 32), torch.randn(8, 64)
+    alone = torch.nn.functional.silu(own)
+    if isinstance(expert, ChannelExperts):
+        scale, shift = expert(context)
+        y = alone * scale.expand(8, -1)[:, None] + (0 if shift is None else shift.expand(8, -1)[:, None])
+    else:
+        y = expert(own, [others], [None])
+    assert (y - alone).std() < 0.3 * alone.std()
+    assert expert.reads_others == (not torch.equal(y, alone))

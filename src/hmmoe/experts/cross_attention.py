@@ -1,14 +1,15 @@
 """Cross-attention experts: one stream asks, the others answer.
 
-    Y = softmax(Q K^T / sqrt(r)) V        Q = Z_m W_q,  K = Z_n W_k,  V = Z_n W_v,  r x r matrices
+    Y = phi(Z_m) + softmax(Q K^T / sqrt(r)) V        Q = Z_m W_q,  K = Z_n W_k,  V = Z_n W_v,  r x r matrices
 
 with the tokens of all other streams n side by side as keys and values. A stream of more than `exact_tokens`
 real tokens is read through L latent tokens, the means of L stretches of them, so that cost is linear in
 tokens; what a sample reads does not depend on how far its batch is padded.
 
-Source: the paper (arXiv 2503.20633) names the family; doing it in rank space is the paper's, the projections
-and the latents are our choice: no weight depends on a token count, none is idle on short streams, and what a
-token learns does not depend on the other tokens of its own stream.
+Source: the paper (arXiv 2503.20633) names the family; doing it in rank space is the paper's, the projections,
+the latents and the token's own phi(Z_m) are our choice: no weight depends on a token count, none is idle on
+short streams, what a token learns does not depend on the other tokens of its own stream, and like every kind
+this one starts near the uni-modal expert (what the other stream says is small at first).
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,8 @@ class CrossAttention(TokenExperts):
         super().__init__(count, rank, context)
         self.latents, self.exact_tokens = latents, exact_tokens
         self.query, self.key, self.value = (
-            nn.Parameter(nn.init.normal_(torch.empty(count, rank, rank), std=rank**-0.5)) for _ in range(3)
+            nn.Parameter(nn.init.normal_(torch.empty(count, rank, rank), std=scale * rank**-0.5))
+            for scale in (1, 1, 0.2)
         )
 
     def forward(self, own: Tensor, read: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
@@ -50,7 +52,7 @@ class CrossAttention(TokenExperts):
         # both r x r matrices act on the side with few tokens: (Z W_q)(Z' W_k)^T = Z (Z' W_k W_q^T)^T
         keys, values = z_n @ (self.key @ self.query.mT), z_n @ self.value
         y = F.scaled_dot_product_attention(self._heads(own), keys, values, seen)
-        return y.transpose(1, 2).flatten(2)  # (B, N, n*r)
+        return F.silu(own) + y.transpose(1, 2).flatten(2)  # (B, N, n*r)
 
     def _heads(self, z: Tensor) -> Tensor:
         """`(B, N, n*r)` -> `(B, n, N, r)`."""
