@@ -27,6 +27,7 @@ def read_json(file: Path) -> Any:
     """What the JSON file holds.
 
     Raises:
+        FileNotFoundError: it is not there.
         MediaError: it is not JSON.
     """
     text = read_text(file)
@@ -40,6 +41,7 @@ def read_lines(file: Path) -> Iterator[tuple[str, Any]]:
     """Every line of a JSON-lines file with what to call it in an error; blank lines are passed over.
 
     Raises:
+        FileNotFoundError: it is not there.
         MediaError: a line is not JSON; it is named.
     """
     for number, line in enumerate(read_text(file).splitlines(), 1):

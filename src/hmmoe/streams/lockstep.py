@@ -224,11 +224,10 @@ def _batch(link: Link, arrivals: Mapping[str, _Arrival], folds: Mapping[str, int
     rows = {s: len(a.states) for s, a in arrivals.items()}
     batches = set()
     for s, n in rows.items():
-        some = run.rows.get(s)
-        if some is not None and n == len(some) * folds[s]:
-            batches.add(len(run.present[s]))
-        else:
-            batches.add(n // folds[s] if some is None and n % folds[s] == 0 else -1)
+        samples = n // folds[s] if n % folds[s] == 0 else -1
+        if s in run.rows:
+            samples = len(run.present[s]) if samples == len(run.rows[s]) else -1
+        batches.add(samples)
     if len(batches) > 1 or -1 in batches:
         said = ", ".join(
             f"{s!r} {n} rows" + (f" of {folds[s]} each" if folds[s] > 1 else "") for s, n in rows.items()

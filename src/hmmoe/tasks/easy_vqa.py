@@ -47,9 +47,8 @@ class EasyVQA(Task):
 
     @cached_property
     def answers(self) -> list[str]:
-        return [
-            line.strip() for line in read_text(self.folder() / "answers.txt").splitlines() if line.strip()
-        ]
+        lines = read_text(self.folder() / "answers.txt").splitlines()
+        return [line.strip() for line in lines if line.strip()]
 
     @cached_property
     def questions(self) -> dict[str, list[tuple[str, int, int]]]:
