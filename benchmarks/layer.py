@@ -36,11 +36,12 @@ def layer_step(
         torch.nn.init.normal_(weight, std=0.01)
     states = {m: torch.randn(frames, tokens[m], widths[m], requires_grad=True) for m in widths}
     grads = [torch.randn_like(x) for x in states.values()]
+    leaves = [*states.values(), *layer.parameters()]
 
     def step() -> None:
         updates, _ = layer(states)
         torch.autograd.backward([updates[m] for m in states], grads)
-        clear([*states.values(), *layer.parameters()])
+        clear(leaves)
 
     return step
 
@@ -51,11 +52,12 @@ def products_step(tokens: dict[str, int], widths: dict[str, int], total_rank: in
     down = {m: torch.randn(total_rank, d, requires_grad=True) for m, d in widths.items()}
     up = {m: torch.randn(d, total_rank, requires_grad=True) for m, d in widths.items()}
     grads = [torch.randn_like(x) for x in states.values()]
+    leaves = [*states.values(), *down.values(), *up.values()]
 
     def step() -> None:
         outs = [F.linear(F.linear(states[m], down[m]), up[m]) for m in states]
         torch.autograd.backward(outs, grads)
-        clear([*states.values(), *down.values(), *up.values()])
+        clear(leaves)
 
     return step
 

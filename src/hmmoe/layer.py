@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hmmoe.down import Down, standardise
 from hmmoe.errors import at_least_one, unknown
 from hmmoe.experts import EXPERTS, ChannelExperts
-from hmmoe.mixing import mix, spread
+from hmmoe.mixing import last_pieces, mix, spread
 from hmmoe.router import Losses, Router, Uniform
 
 DEFAULT_EXPERTS = {"affine": 2, "conditioned_affine": 2, "cross_attention": 1, "channel_attention": 1}
@@ -97,6 +97,7 @@ class HMMoELayer(nn.Module):
     """
 
     alone: Tensor  # (E,) bool: experts that need no other stream
+    laid_out: Tensor  # (E, W): gates, 1 where all experts count alike, at their experts' channels
 
     def __init__(
         self,
@@ -159,10 +160,11 @@ class HMMoELayer(nn.Module):
         )
         alone = torch.cat([torch.full((n,), not needs[k]) for k, n in counts.items()])
         self.register_buffer("alone", alone, persistent=False)
+        laid_out = total * torch.eye(total).repeat_interleave(rank, 1)
+        self.register_buffer("laid_out", laid_out, persistent=False)
         self.channel_kinds = [k for k in counts if issubclass(EXPERTS[k], ChannelExperts)]
         self.token_kinds = [k for k in counts if k not in self.channel_kinds]
-        of_channels = sum(counts[k] for k in self.channel_kinds)
-        self.pieces = [of_channels * rank, *(counts[k] * rank for k in self.token_kinds)]  # of the W channels
+        self.pieces = [counts[k] * rank for k in self.token_kinds]  # the last of the W channels
 
     def forward(
         self,
@@ -199,7 +201,7 @@ class HMMoELayer(nn.Module):
         z = {m: r.z for m, r in known.items()}
         c = {m: r.c for m, r in known.items()}
         masks |= {m: r.mask for m, r in known.items() if r.mask is not None}
-        split = {m: r.z.split(self.pieces, -1) for m, r in known.items()}
+        split = {m: (r.z, *last_pieces(r.z, self.pieces)) for m, r in known.items()}
         for m in states:  # in rank space from here on
             z[m] = self.down[m](states[m])  # (B, N, W)
             split[m], c[m] = spread(z[m], lead.get(m, masks.get(m)), self.pieces)  # c (B, W)
@@ -267,27 +269,30 @@ class HMMoELayer(nn.Module):
         seen: Mapping[str, Tensor | None],
     ) -> Tensor:
         """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
-        # 1 where all are used alike
-        gate = sum(self.counts.values()) * (gate if gate.dim() == 3 else gate[:, None])
-        gate = gate[..., None].expand(*gate.shape, self.rank).flatten(-2)  # (B, 1 or N, W)
-        of_channels, *of_tokens = gate.split(self.pieces, -1)
-        ys = [self._tokens(m, i, z, masks, seen) for i in range(len(of_tokens))]
+        own = z[m][0]
+        gate = gate @ self.laid_out  # (B, W) or (B, N, W)
+        ys = [self._tokens(m, i, z, masks, seen) for i in range(len(self.token_kinds))]
         if not self.channel_kinds:
-            return mix(None, None, None, ys, of_tokens)
+            return mix(own, gate.to(own.dtype), None, ys)
         scale, shift = self._channels(m, context)
-        return mix(z[m][0], scale * of_channels, shift * of_channels, ys, of_tokens)
+        if gate.dim() == 3:
+            scale, shift = scale[:, None], shift[:, None]
+        scale, shift = scale * gate, shift * gate[..., : shift.shape[-1]]
+        return mix(own, scale.to(own.dtype), shift.to(own.dtype), ys)
 
     def _group(self, m: str, kind: str) -> nn.Module:
         return self.experts[m][kind]  # type: ignore[index]
 
     def _channels(self, m: str, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift of all channel experts of stream m, each `(B, 1, n*r)`, from a `(B, context)`."""
+        """Scales of all experts of stream m, `(B, W)`, and shifts of its channel experts, `(B, k)`."""
         scales, shifts = [], []
         for kind in self.channel_kinds:
             scale, shift = self._group(m, kind)(context)
-            scales.append(scale.expand(len(context), -1))
-            shifts.append(torch.zeros_like(scales[-1]) if shift is None else shift.expand(len(context), -1))
-        return torch.cat(scales, -1)[:, None], torch.cat(shifts, -1)[:, None]
+            shift = torch.zeros_like(scale) if shift is None else shift
+            scales.append(scale if scale.dim() == 2 else scale.expand(len(context), -1))
+            shifts.append(shift if shift.dim() == 2 else shift.expand(len(context), -1))
+        unscaled = context.new_ones(len(context), sum(self.pieces))  # the token experts
+        return torch.cat([*scales, unscaled.to(scales[0].dtype)], -1), torch.cat(shifts, -1)
 
     def _tokens(
         self,
@@ -297,7 +302,7 @@ class HMMoELayer(nn.Module):
         masks: Mapping[str, Tensor],
         seen: Mapping[str, Tensor | None],
     ) -> Tensor:
-        """The i-th kind of token experts of stream m, reading the others, `(B, N, n*r)`."""
+        """What the i-th kind of token experts of stream m adds, reading the others, `(B, N, n*r)`."""
         own, others = z[m][1 + i], [n for n in self.others[m] if n in z]
         if not others:
             return torch.zeros_like(own)  # nothing to read: gate is zero

@@ -1,7 +1,7 @@
 """The elementwise steps of a layer, with backwards of their own: long streams cost few passes over memory.
 
-    spread    z -> its pieces for the kinds of experts, and its mean over real tokens
-    mix       [phi(z) * scale + shift,  y_1 * g_1,  y_2 * g_2, ...]          phi = SiLU
+    spread    z -> itself, its pieces for the kinds of token experts, and its mean over real tokens
+    mix       phi(z) * scale + [shift,  y_1 * scale_1,  y_2 * scale_2, ...]          phi = SiLU
 
 Autograd's own operators would go back through a concatenation and a sum for `spread`, and through five
 temporaries of the size of z for `mix`; here it is one buffer and three. Tested equal to the plain forms,
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -22,13 +23,18 @@ def spread(z: Tensor, mask: Tensor | None, pieces: Sequence[int]) -> tuple[tuple
     Args:
         z: `(B, N, W)` low-rank states.
         mask: `(B, N)` bool, True for real tokens, or None when all are.
-        pieces: widths of the pieces, together W.
+        pieces: widths of the last channels' pieces, together W at most.
 
     Returns:
-        the pieces, `(B, N, k_i)` each, and the mean over real tokens, `(B, W)`, zero where there is none.
+        z and the pieces, `(B, N, k_i)` each, and the mean over real tokens, `(B, W)`, zero without any.
     """
     *parts, mean = _Spread.apply(z, mask, tuple(pieces))
     return tuple(parts), mean
+
+
+def last_pieces(z: Tensor, pieces: Sequence[int]) -> tuple[Tensor, ...]:
+    """Views of the last channels of `(..., W)`, `(..., k_i)` each."""
+    return z.split([z.shape[-1] - sum(pieces), *pieces], -1)[1:]
 
 
 class _Spread(torch.autograd.Function):
@@ -36,21 +42,19 @@ class _Spread(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, mask: Tensor | None, pieces: tuple[int, ...]) -> tuple[Tensor, ...]:
         share = None if mask is None else mask.to(z.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)  # (B, N)
         ctx.save_for_backward(share)
-        return *z.split(pieces, -1), masked_mean(z, mask)
+        return z.view_as(z), *last_pieces(z, pieces), masked_mean(z, mask)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (share,) = ctx.saved_tensors
-        *parts, mean = grads
-        dz = mean.new_empty(*parts[0].shape[:-1], mean.shape[-1])
-        widths = [part.shape[-1] for part in parts]
-        one = mean[:, None] / dz.shape[1] if share is None else mean[:, None]
-        for out, part, m in zip(dz.split(widths, -1), parts, one.split(widths, -1), strict=True):
-            if share is None:
-                torch.add(part, m, out=out)
-            else:
-                torch.addcmul(part, share[..., None], m, out=out)
+        whole, *parts, mean = grads
+        if share is None:
+            dz = torch.add(whole, mean[:, None], alpha=1 / whole.shape[1])
+        else:
+            dz = torch.addcmul(whole, share[..., None], mean[:, None])
+        for out, part in zip(last_pieces(dz, [part.shape[-1] for part in parts]), parts, strict=True):
+            out += part
         return dz, None, None
 
 
@@ -62,61 +66,55 @@ def masked_mean(z: Tensor, mask: Tensor | None) -> Tensor:
     return (z * real).sum(1) / real.sum(1).clamp(min=1)
 
 
-def mix(
-    z: Tensor | None, scale: Tensor | None, shift: Tensor | None, ys: list[Tensor], gates: list[Tensor]
-) -> Tensor:
+def mix(z: Tensor, scale: Tensor, shift: Tensor | None, ys: list[Tensor]) -> Tensor:
     """Outputs of all experts, gated, side by side.
 
     Args:
-        z: `(B, N, k)` low-rank states of the channel experts, None without any.
-        scale, shift: `(B, 1, k)`, or `(B, N, k)` when routed per token; gate included.
-        ys: outputs of the token experts, `(B, N, k_i)` each.
-        gates: their gates, `(B, 1, k_i)` or `(B, N, k_i)`.
+        z: `(B, N, W)` low-rank states.
+        scale: `(B, W)`, or `(B, N, W)` when routed per token; gate included.
+        shift: of the channel experts, which come first, `(B, k)` or `(B, N, k)`; None without any.
+        ys: what the token experts add to their phi(z), `(B, N, k_i)` each.
 
     Returns:
         `(B, N, W)`.
     """
-    return _Mix.apply(z, scale, shift, *ys, *gates)
+    return _Mix.apply(z, scale, shift, *ys)
 
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, z: Tensor | None, scale: Tensor | None, shift: Tensor | None, *rest: Tensor
-    ) -> Tensor:
-        ys, gates = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-        first = z if z is not None else ys[0]
-        widths = [t.shape[-1] for t in (z, *ys) if t is not None]
-        out = first.new_empty(*first.shape[:-1], sum(widths))
-        parts = list(out.split(widths, -1))
-        sigmoid = None
-        if z is not None and scale is not None and shift is not None:
-            sigmoid = z.sigmoid()  # kept: its exponential costs more than all else here
-            torch.addcmul(shift, z * sigmoid, scale, out=parts.pop(0))
-        for part, y, g in zip(parts, ys, gates, strict=True):
-            torch.mul(y, g, out=part)
-        ctx.save_for_backward(z, sigmoid, scale, *rest)
+    def forward(ctx: Any, z: Tensor, scale: Tensor, shift: Tensor | None, *ys: Tensor) -> Tensor:
+        silu = F.silu(z)  # kept: its exponential costs more than all else here
+        widths, by_token, out = [y.shape[-1] for y in ys], _by_token(scale), torch.empty_like(z)
+        if shift is not None:
+            k = shift.shape[-1]
+            torch.addcmul(_by_token(shift), silu[..., :k], by_token[..., :k], out=out[..., :k])
+        tokens = zip(*(last_pieces(t, widths) for t in (out, silu, by_token)), ys, strict=True)
+        for part, x, s, y in tokens:
+            torch.add(x, y, out=part).mul_(s)
+        ctx.save_for_backward(z, silu, scale, shift, *ys)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        z, sigmoid, scale, *rest = ctx.saved_tensors
-        ys, gates = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-        parts = list(grad.split([t.shape[-1] for t in (z, *ys) if t is not None], -1))
-        dz = dscale = dshift = None
-        if z is not None:
-            d = parts.pop(0)
-            silu = z * sigmoid
-            buffer = silu * d
-            dscale, dshift = _like(buffer, scale), _like(d, scale)
-            torch.sub(1, sigmoid, out=buffer)  # phi' = sigmoid + phi (1 - sigmoid)
-            dz = torch.addcmul(sigmoid, silu, buffer, out=silu).mul_(d).mul_(scale)
-        dys = [d * g for d, g in zip(parts, gates, strict=True)]
-        dgates = [_like(d * y, g) for d, y, g in zip(parts, ys, gates, strict=True)]
-        return dz, dscale, dshift, *dys, *dgates
+        z, silu, scale, shift, *ys = ctx.saved_tensors
+        widths = [y.shape[-1] for y in ys]
+        along = silu * grad
+        for part, y, d in zip(last_pieces(along, widths), ys, last_pieces(grad, widths), strict=True):
+            part.addcmul_(y, d)
+        dshift = None if shift is None else _like(grad[..., : shift.shape[-1]], shift)
+        dscale = _like(along, scale)
+        scaled = torch.mul(grad, _by_token(scale), out=None if dscale is along else along)
+        dz = torch.ops.aten.silu_backward(scaled, z)
+        return dz, dscale, dshift, *last_pieces(scaled, widths)
+
+
+def _by_token(x: Tensor) -> Tensor:
+    """`(B, k)` as `(B, 1, k)`; what has tokens stays."""
+    return x if x.dim() == 3 else x[:, None]
 
 
 def _like(grad: Tensor, target: Tensor) -> Tensor:
-    """The gradient of a tensor that was broadcast along the tokens."""
-    return grad.sum(1, keepdim=True) if target.shape[1] == 1 else grad.clone()
+    """The gradient of a tensor that was the same for all tokens, or was not."""
+    return grad if target.dim() == 3 else grad.sum(1)

@@ -83,10 +83,11 @@ class Router(nn.Module):
         can = None
         if any(a is not None for a in available.values()):
             can = torch.cat([_as_rows(available[m], shape, rows) for m, shape in zip(z, shapes, strict=True)])
-        weights, partition = masked_softmax(rows, can, self.top_k)
+        weights = masked_softmax(rows, can, self.top_k)
 
         def losses() -> tuple[Tensor, Tensor]:
             even = 1 / rows.shape[-1] if can is None else can / can.sum(-1, keepdim=True).clamp(min=1)
+            partition = log_partition(rows, can)
             figures = torch.cat([weights - even, partition.square()[:, None]], -1).split(lengths)
             means = torch.stack([_mean(f, counted[m]) for m, f in zip(z, figures, strict=True)])  # (M, E + 1)
             balance = rows.shape[-1] * means[:, :-1].square().sum() / len(shapes)
@@ -126,26 +127,32 @@ class Uniform(nn.Module):
         return weights, lambda: (nothing, nothing)
 
 
-def masked_softmax(logits: Tensor, can: Tensor | None, top_k: int | None) -> tuple[Tensor, Tensor]:
-    """Softmax over what is available, its k largest weights only, and the log-partition before top-k.
+def masked_softmax(logits: Tensor, can: Tensor | None, top_k: int | None) -> Tensor:
+    """Softmax over what is available, its k largest weights only.
 
     Args:
         logits: `(R, E)`.
         can: `(R, E)` bool, or None when everything is available.
 
     Returns:
-        weights `(R, E)`, zero in a row without anything available, and `(R,)` log-partitions, zero there too.
+        `(R, E)`, zero in a row without anything available.
     """
-    lowest = torch.finfo(logits.dtype).min
-    if can is not None:
-        logits = logits.masked_fill(~can, lowest)
-    partition = logits.logsumexp(-1)
+    logits = _masked(logits, can)
     if top_k is not None and top_k < logits.shape[-1]:
+        lowest = torch.finfo(logits.dtype).min
         logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[:, -1:], lowest)
     weights = logits.softmax(-1)
-    if can is not None:
-        weights, partition = weights * can, partition.masked_fill(~can.any(-1), 0)
-    return weights, partition
+    return weights if can is None else weights * can
+
+
+def log_partition(logits: Tensor, can: Tensor | None) -> Tensor:
+    """`logsumexp` over what is available, `(R, E)` -> `(R,)`, zero in a row without anything available."""
+    partition = _masked(logits, can).logsumexp(-1)
+    return partition if can is None else partition.masked_fill(~can.any(-1), 0)
+
+
+def _masked(logits: Tensor, can: Tensor | None) -> Tensor:
+    return logits if can is None else logits.masked_fill(~can, torch.finfo(logits.dtype).min)
 
 
 def _as_rows(available: Tensor | None, shape: torch.Size, like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ class of either:
 
 - `ChannelExperts` answer with a scale and a shift per sample and channel, `Y = phi(Z_m) * scale + shift`;
   the layer applies those of all such kinds, gate included, in one fused step.
-- `TokenExperts` compute `Y` from the tokens of both sides themselves.
+- `TokenExperts` answer with a y per token, `Y = phi(Z_m) + y`, from the tokens of both sides.
 
 To add an expert write one file with one class and put it in `EXPERTS` (docs/add-an-expert.md).
 """

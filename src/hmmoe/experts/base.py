@@ -44,11 +44,11 @@ class ChannelExperts(Experts):
 
 
 class TokenExperts(Experts):
-    """Experts that look at the tokens themselves."""
+    """Experts that look at the tokens themselves: `Y = phi(Z_m) + y`, with a y for each token."""
 
     @abstractmethod
     def forward(self, own: Tensor, read: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
-        """The experts' outputs, before the gate.
+        """What the experts add to the token's own phi(Z_m), before the gate.
 
         Args:
             own: `(B, N, n * r)` low-rank states of the target stream. A token's output must depend on no

@@ -48,15 +48,14 @@ class CrossAttention(TokenExperts):
             seen = torch.cat(there, 1)
             # a sample with nothing to read: its gate is zero, but its softmax must not be NaN
             seen = (seen | ~seen.any(-1, keepdim=True))[:, None, None]  # (B, 1, 1, K)
-        z_n = self._heads(known)  # (B, n, K, r)
         # both r x r matrices act on the side with few tokens: (Z W_q)(Z' W_k)^T = Z (Z' W_k W_q^T)^T
-        keys, values = z_n @ (self.key @ self.query.mT), z_n @ self.value
-        y = F.scaled_dot_product_attention(self._heads(own), keys, values, seen)
-        return F.silu(own) + y.transpose(1, 2).flatten(2)  # (B, N, n*r)
-
-    def _heads(self, z: Tensor) -> Tensor:
-        """`(B, N, n*r)` -> `(B, n, N, r)`."""
-        return z.unflatten(-1, (self.count, self.rank)).transpose(1, 2)
+        weights = torch.cat([torch.bmm(self.key, self.query.mT), self.value], -1)  # (n, r, 2r)
+        z_n = known.unflatten(-1, (self.count, self.rank)).permute(2, 0, 1, 3)  # (n, B, K, r)
+        answers = torch.bmm(z_n.flatten(1, 2), weights).unflatten(1, z_n.shape[1:3]).transpose(0, 1)
+        asks = own.unflatten(-1, (self.count, self.rank)).transpose(1, 2)  # (B, n, N, r)
+        keys, values = answers.chunk(2, -1)  # (B, n, K, r)
+        y = F.scaled_dot_product_attention(asks, keys, values, seen)
+        return y.transpose(1, 2).flatten(2)  # (B, N, n*r)
 
     def _condense(self, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Means over L stretches of the real tokens, `(B, K, n*r)`, and which hold any, `(B, K)`.
