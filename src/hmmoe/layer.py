@@ -285,14 +285,15 @@ class HMMoELayer(nn.Module):
 
     def _channels(self, m: str, context: Tensor) -> tuple[Tensor, Tensor]:
         """Scales of all experts of stream m, `(B, W)`, and shifts of its channel experts, `(B, k)`."""
-        scales, shifts = [], []
+        scales: list[Tensor] = []
+        shifts: list[Tensor] = []
         for kind in self.channel_kinds:
             scale, shift = self._group(m, kind)(context)
             shift = torch.zeros_like(scale) if shift is None else shift
-            scales.append(scale if scale.dim() == 2 else scale.expand(len(context), -1))
-            shifts.append(shift if shift.dim() == 2 else shift.expand(len(context), -1))
-        unscaled = context.new_ones(len(context), sum(self.pieces))  # the token experts
-        return torch.cat([*scales, unscaled.to(scales[0].dtype)], -1), torch.cat(shifts, -1)
+            for kept, x in ((scales, scale), (shifts, shift)):
+                kept.append(x if x.dim() == 2 else x.expand(len(context), -1))
+        unscaled = scales[0].new_ones(len(context), sum(self.pieces))  # the token experts
+        return torch.cat([*scales, unscaled], -1), torch.cat(shifts, -1)
 
     def _tokens(
         self,

@@ -83,11 +83,14 @@ class Router(nn.Module):
         can = None
         if any(a is not None for a in available.values()):
             can = torch.cat([_as_rows(available[m], shape, rows) for m, shape in zip(z, shapes, strict=True)])
+            rows = rows.masked_fill(~can, torch.finfo(rows.dtype).min)
         weights = masked_softmax(rows, can, self.top_k)
 
         def losses() -> tuple[Tensor, Tensor]:
             even = 1 / rows.shape[-1] if can is None else can / can.sum(-1, keepdim=True).clamp(min=1)
-            partition = log_partition(rows, can)
+            partition = rows.logsumexp(-1)
+            if can is not None:
+                partition = partition.masked_fill(~can.any(-1), 0)
             figures = torch.cat([weights - even, partition.square()[:, None]], -1).split(lengths)
             means = torch.stack([_mean(f, counted[m]) for m, f in zip(z, figures, strict=True)])  # (M, E + 1)
             balance = rows.shape[-1] * means[:, :-1].square().sum() / len(shapes)
@@ -131,28 +134,17 @@ def masked_softmax(logits: Tensor, can: Tensor | None, top_k: int | None) -> Ten
     """Softmax over what is available, its k largest weights only.
 
     Args:
-        logits: `(R, E)`.
+        logits: `(R, E)`, the lowest number where something is not available.
         can: `(R, E)` bool, or None when everything is available.
 
     Returns:
         `(R, E)`, zero in a row without anything available.
     """
-    logits = _masked(logits, can)
     if top_k is not None and top_k < logits.shape[-1]:
         lowest = torch.finfo(logits.dtype).min
         logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[:, -1:], lowest)
     weights = logits.softmax(-1)
     return weights if can is None else weights * can
-
-
-def log_partition(logits: Tensor, can: Tensor | None) -> Tensor:
-    """`logsumexp` over what is available, `(R, E)` -> `(R,)`, zero in a row without anything available."""
-    partition = _masked(logits, can).logsumexp(-1)
-    return partition if can is None else partition.masked_fill(~can.any(-1), 0)
-
-
-def _masked(logits: Tensor, can: Tensor | None) -> Tensor:
-    return logits if can is None else logits.masked_fill(~can, torch.finfo(logits.dtype).min)
 
 
 def _as_rows(available: Tensor | None, shape: torch.Size, like: Tensor) -> Tensor:
