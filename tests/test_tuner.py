@@ -313,6 +313,7 @@ def test_the_meta_device_is_enough_to_solve_a_budget():
         ({"points": [{"image": "last", "text": 0}]}, r"points\[0\] must be stream -> number.*'last'"),
         ({"modules_to_save": ["hed"]}, "unknown module in modules_to_save 'hed', did you mean 'head'"),
         ({"rank": None, "budget": 1e-5}, "smallest share"),
+        ({"scale": 0.0}, "scale must be above 0, got 0.0"),
         ({"spans": {"a": [0, 2], "b": [2, None]}, "points": [{"a": 0, "b": 1}]}, "meet in one block"),
     ],
 )

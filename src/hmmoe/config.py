@@ -103,6 +103,13 @@ class HMMoEConfig(PeftConfig):
         default=0.0,
         metadata={"help": "In training, chance per sample that the others' experts do not see a stream."},
     )
+    scale: float = field(
+        default=1.0,
+        metadata={
+            "help": "Scale of the updates, in units of the states' own spread: larger learns faster, smaller "
+            "holds on to the frozen model longer (as LoRA's alpha / r)."
+        },
+    )
     up_std: float = field(
         default=0.0,
         metadata={
@@ -136,6 +143,8 @@ class HMMoEConfig(PeftConfig):
         for name in ("dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.scale <= 0:
+            raise ValueError(f"scale must be above 0, got {self.scale}")
         if self.up_std < 0:
             raise ValueError(f"up_std must be at least 0, got {self.up_std}")
         if self.spans is not None and any(len(span) not in (2, 3) for span in self.spans.values()):

@@ -7,11 +7,12 @@ said beside it):
     c_m  = mean over real tokens of Z_m, scaled to unit root mean square
     Y_e  = expert_e(Z_m, Z_n, c_n)          in rank space, see `experts/`
     g_m  = router(c_1, ..., c_M)            see `router.py`
-    dX_m = E [g_1 Y_1, ..., g_E Y_E] U_m    one product, W -> d_m; U_m = 0 at the start: the frozen model
+    dX_m = s_m [g_1 Y_1, ..., g_E Y_E] U_m  one product, W -> d_m; U_m = 0 at the start: the frozen model
+    s_m  = scale E median(sigma_m)
 
 Everything between D and U happens in W channels, so a layer costs two matrix products per stream and little
-more, and no weight depends on the number of tokens. That inputs are standardised per channel and gates scaled
-by E is ours.
+more, and no weight depends on the number of tokens. That inputs are standardised per channel, updates in
+units of the states' own spread, and gates scaled by E is ours.
 """
 
 from collections.abc import Mapping
@@ -89,6 +90,8 @@ class HMMoELayer(nn.Module):
         dropout: of the experts' outputs and of the pooled states they know of the other streams, in training.
         modality_dropout: in training, the chance per sample and stream that the other streams' experts do
             not see it.
+        scale: of the updates, as LoRA's alpha / r: how far a step of the optimiser goes, without a change to
+            the ways down and to the experts.
         up_std: standard deviation of U's first values; 0, the frozen model at the start, unless that is what
             is to be compared.
 
@@ -97,7 +100,7 @@ class HMMoELayer(nn.Module):
     """
 
     alone: Tensor  # (E,) bool: experts that need no other stream
-    laid_out: Tensor  # (E, W): gates, 1 where all experts count alike, at their experts' channels
+    laid_out: Tensor  # (E, W): gates, `scale` where all experts count alike, at their experts' channels
 
     def __init__(
         self,
@@ -112,6 +115,7 @@ class HMMoELayer(nn.Module):
         sample_context: bool = False,
         dropout: float = 0.0,
         modality_dropout: float = 0.0,
+        scale: float = 1.0,
         up_std: float = 0.0,
     ) -> None:
         super().__init__()
@@ -160,7 +164,7 @@ class HMMoELayer(nn.Module):
         )
         alone = torch.cat([torch.full((n,), not needs[k]) for k, n in counts.items()])
         self.register_buffer("alone", alone, persistent=False)
-        laid_out = total * torch.eye(total).repeat_interleave(rank, 1)
+        laid_out = scale * total * torch.eye(total).repeat_interleave(rank, 1)
         self.register_buffer("laid_out", laid_out, persistent=False)
         self.channel_kinds = [k for k in counts if issubclass(EXPERTS[k], ChannelExperts)]
         self.token_kinds = [k for k in counts if k not in self.channel_kinds]
@@ -270,7 +274,8 @@ class HMMoELayer(nn.Module):
     ) -> Tensor:
         """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
         own = z[m][0]
-        gate = gate @ self.laid_out  # (B, W) or (B, N, W)
+        unit: Tensor = self.down[m].unit  # type: ignore[assignment]
+        gate = (gate * unit) @ self.laid_out  # (B, W) or (B, N, W)
         ys = [self._tokens(m, i, z, masks, seen) for i in range(len(self.token_kinds))]
         if not self.channel_kinds:
             return mix(own, gate.to(own.dtype), None, ys)

@@ -50,6 +50,7 @@ _OPTIONS = (
     "sample_context",
     "dropout",
     "modality_dropout",
+    "scale",
     "up_std",
 )
 
