@@ -127,8 +127,7 @@ def hmmoe_reference(
                 gate = torch.stack(decisions)[:, e] if per_token else decisions[0][e]
                 mixed.append(y * (gate[:, None] if per_token else gate))
                 assert first[kind] + i == e
-            unit = torch.median(1 / p[f"down.{m}.scale"])
-            updates[m][b] = unit * total * (torch.cat(mixed, 1) @ p[f"up.{m}"]) * masks[m][b][:, None]
+            updates[m][b] = total * (torch.cat(mixed, 1) @ p[f"up.{m}"]) * masks[m][b][:, None]
 
     balance = z_sum = some.new_zeros(())
     for decided in used.values():

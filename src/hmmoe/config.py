@@ -106,8 +106,8 @@ class HMMoEConfig(PeftConfig):
     scale: float = field(
         default=1.0,
         metadata={
-            "help": "Scale of the updates, in units of the states' own spread: larger learns faster, smaller "
-            "holds on to the frozen model longer (as LoRA's alpha / r)."
+            "help": "Scale of the updates, as LoRA's alpha / r: larger learns faster, smaller holds on to "
+            "the frozen model longer."
         },
     )
     up_std: float = field(

@@ -6,8 +6,7 @@ Frozen towers have channels that are orders of magnitude larger than the rest an
 differs between samples; a pooled state would tell little else. mu and sigma are measured once, on the first
 training batch, over real tokens and all processes, and are constants from then on (ours; batch norm with its
 statistics fixed, as for a data-dependent initialisation). They are folded into D, so they cost nothing per
-token. What a layer adds is in the same unit, the median of sigma: an optimiser's step is then as large beside
-states of 0.2 as beside states of 5.
+token.
 """
 
 from collections.abc import Mapping
@@ -46,13 +45,12 @@ class _Standardised(torch.autograd.Function):
 class Down(nn.Linear):
     """One stream's product d -> W.
 
-    Buffers (saved with the adapter): `mean` and `scale` = 1 / sigma, each `(d,)`, `unit`, `()`, the median of
-    sigma, and `count`, the number of tokens they were measured on, 0 before.
+    Buffers (saved with the adapter): `mean` and `scale` = 1 / sigma, each `(d,)`, and `count`, the number of
+    tokens they were measured on, 0 before.
     """
 
     mean: Tensor
     scale: Tensor
-    unit: Tensor
     count: Tensor
 
     def __init__(self, width: int, rank_width: int) -> None:
@@ -60,7 +58,6 @@ class Down(nn.Linear):
         nn.init.normal_(self.weight, std=width**-0.5)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.register_buffer("unit", torch.ones(()))
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,9 +72,8 @@ class Down(nn.Linear):
         mean = total / count
         sigma = (squares / count - mean.square()).clamp(min=0).sqrt()
         self.mean.copy_(mean)
-        sigma += 0.1 * sigma.median() + 1e-6  # a channel that hardly varies stays small
-        self.scale.copy_(1 / sigma)
-        self.unit.copy_(sigma.median())
+        # a channel that hardly varies stays small
+        self.scale.copy_(1 / (sigma + 0.1 * sigma.median() + 1e-6))
         self.count.copy_(count)
 
 

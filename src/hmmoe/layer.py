@@ -7,12 +7,11 @@ said beside it):
     c_m  = mean over real tokens of Z_m, scaled to unit root mean square
     Y_e  = expert_e(Z_m, Z_n, c_n)          in rank space, see `experts/`
     g_m  = router(c_1, ..., c_M)            see `router.py`
-    dX_m = s_m [g_1 Y_1, ..., g_E Y_E] U_m  one product, W -> d_m; U_m = 0 at the start: the frozen model
-    s_m  = scale E median(sigma_m)
+    dX_m = s E [g_1 Y_1, ..., g_E Y_E] U_m  one product, W -> d_m; U_m = 0 at the start: the frozen model
 
 Everything between D and U happens in W channels, so a layer costs two matrix products per stream and little
-more, and no weight depends on the number of tokens. That inputs are standardised per channel, updates in
-units of the states' own spread, and gates scaled by E is ours.
+more, and no weight depends on the number of tokens. That inputs are standardised per channel and gates scaled
+by E and by a constant s is ours.
 """
 
 from collections.abc import Mapping
@@ -90,8 +89,8 @@ class HMMoELayer(nn.Module):
         dropout: of the experts' outputs and of the pooled states they know of the other streams, in training.
         modality_dropout: in training, the chance per sample and stream that the other streams' experts do
             not see it.
-        scale: of the updates, as LoRA's alpha / r: how far a step of the optimiser goes, without a change to
-            the ways down and to the experts.
+        scale: s, of the updates, as LoRA's alpha / r: how far a step of the optimiser goes, without a change
+            to the ways down and to the experts.
         up_std: standard deviation of U's first values; 0, the frozen model at the start, unless that is what
             is to be compared.
 
@@ -274,8 +273,7 @@ class HMMoELayer(nn.Module):
     ) -> Tensor:
         """`[g_1 Y_1, ..., g_E Y_E]` of stream m, `(B, N, W)`."""
         own = z[m][0]
-        unit: Tensor = self.down[m].unit  # type: ignore[assignment]
-        gate = (gate * unit) @ self.laid_out  # (B, W) or (B, N, W)
+        gate = gate @ self.laid_out  # (B, W) or (B, N, W)
         ys = [self._tokens(m, i, z, masks, seen) for i in range(len(self.token_kinds))]
         if not self.channel_kinds:
             return mix(own, gate.to(own.dtype), None, ys)

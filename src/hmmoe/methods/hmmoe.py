@@ -36,7 +36,7 @@ class HMMoE(Budgeted):
         default=None, metadata=about("chance that the experts lose sight of a stream", least=0, most=0.99)
     )
     scale: float | None = field(
-        default=None, metadata=about("scale of the updates, in units of the states' own spread", above=0)
+        default=None, metadata=about("scale of the updates, as LoRA's alpha / r", above=0)
     )
     up_std: float | None = field(
         default=None, metadata=about("first values of the up projections; 0 is the frozen model", least=0)
