@@ -59,7 +59,8 @@ def said():
 def test_every_run_is_tested_under_every_condition_and_only_once(compared, said, tmp_path, monkeypatch):
     folder, metrics = compared
     display, out = said
-    result = robustness(folder, levels=[1.0], display=display, out=tmp_path / "robust.json")
+    result = robustness(folder, levels=[1.0], display=display, command="r", out=tmp_path / "robust.json")
+    assert result["command"] == "c && r"  # trained by the one, tested by the other
     assert result["conditions"] == CONDITIONS
     assert result["rows"] == 32
     for name, method in result["methods"].items():
@@ -74,7 +75,7 @@ def test_every_run_is_tested_under_every_condition_and_only_once(compared, said,
         raise AssertionError("measured again")
 
     monkeypatch.setattr(module.Tested, "run", fail)
-    assert robustness(folder, levels=[1.0], display=display) == result
+    assert robustness(folder, levels=[1.0], display=display, command="r") == result
 
 
 def test_the_shared_memory_changes_no_figure(compared, said, tmp_path):

@@ -43,7 +43,7 @@ def robustness(
         levels: of noise, see `hmmoe.data.noise`.
         limit: test rows, a fixed draw; all of the recipe's if not given.
         workers: runs that are tested at the same time, with `threads` threads each.
-        command: how to repeat it, for the result.
+        command: how to repeat it, for the result, after the comparison's own.
         out: a .json file for the result, which also lies in `folder` as robustness.json.
 
     Returns:
@@ -94,7 +94,7 @@ def robustness(
     }
     robust = {
         "recipe": result["recipe"],
-        "command": command,
+        "command": " && ".join(filter(None, [result["command"], command])),
         "machine": machine(),
         "metric": result["metric"],
         "rows": next(iter(found.values()))[0][CLEAN]["rows"],
